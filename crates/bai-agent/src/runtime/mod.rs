@@ -1,0 +1,69 @@
+//! What can run a kernel: the process runtime (sandboxes made of namespaces) here, Docker later, a fake in tests.
+//!
+//! Invariants: a runtime never forgets what it started: [`Runtime::adopt`] finds a kernel of a previous agent process
+//! again or says that it is gone; [`Runtime::kill`] returns only when no process of the kernel is left.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bai_model::KernelId;
+use bai_proto::sandbox::Refusal;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A duplex byte stream to a kernel's runner, carrying `bai_proto::runner` frames.
+pub trait RunnerStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> RunnerStream for T {}
+
+/// Everything a runtime needs to start a kernel.
+#[derive(Clone, Debug)]
+pub struct KernelSpec {
+    pub kernel: KernelId,
+    /// `<scratch root>/<kernel id>`; the agent has made `work`, `config` and `run` below it.
+    pub scratch: PathBuf,
+    pub environ: BTreeMap<String, String>,
+    /// CPUs given to the kernel, as host CPU numbers; empty means no binding.
+    pub cpu_set: Vec<usize>,
+    /// Memory limit in bytes; 0 means none.
+    pub memory: u64,
+    pub runtime_type: String,
+    pub runtime_path: Option<String>,
+    /// Folders to mount: host path, path inside, writable.
+    pub binds: Vec<(PathBuf, String, bool)>,
+    /// A small number that no other living kernel of this agent has, for per-kernel user ids and the like.
+    pub index: u32,
+}
+
+/// A kernel that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The runtime's name for the kernel, stable over restarts of the agent and never reused for another one
+    /// (for processes: boot id, pid and start time).
+    pub container_id: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("cannot start the kernel: {0}")]
+    Start(String),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+#[async_trait]
+pub trait Runtime: Send + Sync + std::fmt::Debug {
+    /// Starts the kernel; returns when its runner accepts connections. On failure nothing is left behind.
+    async fn start(&self, spec: &KernelSpec) -> Result<Started, RuntimeError>;
+    /// Finds a kernel that a previous agent process started; `None` when it is gone.
+    async fn adopt(&self, spec: &KernelSpec, container_id: &str) -> Result<Option<Started>, RuntimeError>;
+    /// A new connection to the kernel's runner; it replaces an older one.
+    async fn connect(&self, spec: &KernelSpec) -> Result<Box<dyn RunnerStream>, RuntimeError>;
+    /// Resolves when the kernel has ended by itself, with the reason (`self-terminated`, `out of memory`, …).
+    async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String;
+    /// Kills every process of the kernel and returns when they are gone. Nothing to kill is success.
+    async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError>;
+    /// Current measurements in the form of `data-model.md` 19.1, or none.
+    async fn stats(&self, spec: &KernelSpec, container_id: &str) -> Option<serde_json::Value>;
+    /// Protections that this machine refuses, known after the first start (or a probe).
+    fn refusals(&self) -> Vec<Refusal>;
+}

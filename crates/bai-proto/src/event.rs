@@ -1,0 +1,51 @@
+//! What an agent tells its manager unasked (`agent-protocol.md` 3.2, 3.3).
+
+use std::collections::BTreeMap;
+
+use bai_model::{AgentId, KernelId, ResourceSlot, SlotTypes};
+
+/// One event, in the order in which the agent saw it happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentEvent {
+    /// The agent is there, with these capabilities. Sent at start and at every change.
+    InstanceHeartbeat(AgentInfo),
+    /// The agent leaves, for the reason given.
+    InstanceTerminated { agent: AgentId, reason: String },
+    KernelPreparing { kernel: KernelId },
+    KernelPulling { kernel: KernelId },
+    KernelCreating { kernel: KernelId },
+    KernelStarted { kernel: KernelId },
+    /// The kernel is gone. `generation` tells a restarted kernel's first life from its second; 19.06 agents do not
+    /// send it. `stats` is the last statistics map, if any was gathered.
+    KernelTerminated { kernel: KernelId, reason: String, generation: Option<u64>, stats: Option<serde_json::Value> },
+}
+
+/// What a heartbeat says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentInfo {
+    pub id: AgentId,
+    pub region: String,
+    /// RPC endpoint; `inproc://…` for an agent in the manager's own process.
+    pub addr: String,
+    pub version: String,
+    pub available_slots: ResourceSlot,
+    /// Types of the slots above.
+    pub slot_types: SlotTypes,
+    pub compute_plugins: serde_json::Value,
+    /// Images that the agent itself provides (process runtime), to be put in the catalogue.
+    pub images: Vec<AgentImage>,
+}
+
+/// An image that exists on an agent's host without a registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentImage {
+    /// `registry/name:tag`.
+    pub canonical: String,
+    /// Stable text that changes when the image does, `sha256:…`.
+    pub digest: String,
+    pub labels: BTreeMap<String, String>,
+    /// Short names that should lead to it, most general first (`python`, `python:3.11`).
+    pub aliases: Vec<String>,
+    /// Minimum and maximum amounts by slot, as the catalogue stores them (`resource/<slot>/min`).
+    pub resource_min: BTreeMap<String, String>,
+}

@@ -1,0 +1,87 @@
+//! What an agent tells `bai-runner sandbox` to build around a session on the process runtime.
+//!
+//! The agent writes one [`SandboxSpec`] as JSON; the runner builds the namespaces, mounts and limits, reports each
+//! thing that the machine refused in a [`SandboxReport`], and becomes the session's first process.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A sandbox to be built. Paths are absolute paths of the host unless they say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    pub kernel_id: String,
+    pub hostname: String,
+    /// Becomes `/home/work`, writable.
+    pub work_dir: String,
+    /// Becomes `/home/config`, read-only.
+    pub config_dir: String,
+    /// Directory for the runner's unix socket (`runner.sock`), bound at `/run/bai`.
+    pub socket_dir: String,
+    /// An empty host directory on which the private root is mounted.
+    pub root_dir: String,
+    /// More host paths to bind: folders, extra read-only trees.
+    pub binds: Vec<Bind>,
+    /// The host user and group that `work` (uid and gid 1000 inside) maps to.
+    pub host_uid: u32,
+    pub host_gid: u32,
+    /// Environment of the session's programs, beside the language defaults.
+    pub environ: BTreeMap<String, String>,
+    pub limits: Limits,
+    pub network: Network,
+    /// `ai.backend.runtime-type`, for example `python`.
+    pub runtime_type: String,
+    /// `ai.backend.runtime-path`, for example `/usr/bin/python3`.
+    pub runtime_path: Option<String>,
+    /// Whether the session ends when the agent's end of the control socket closes (embedded, ephemeral stacks) or
+    /// outlives the agent to be adopted by the next one.
+    pub dies_with_agent: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    pub source: String,
+    /// Absolute path inside the sandbox.
+    pub target: String,
+    pub writable: bool,
+}
+
+/// Limits by rlimits, which hold wherever cgroups are refused. The agent itself places the sandbox into cgroups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Address-space limit for every process in bytes; only set when the memory cgroup is not available.
+    pub address_space: Option<u64>,
+    pub open_files: u64,
+    pub processes: Option<u64>,
+    pub file_size: Option<u64>,
+    /// CPUs that the session may use; empty for all.
+    pub cpu_set: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// A network namespace of its own with a loopback interface only.
+    Isolated,
+    /// The host's network, where an isolated one is refused or not wanted.
+    Host,
+}
+
+/// What became of the sandbox, told over the control socket before any user code runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxReport {
+    /// Host process id of the session's first process (pid 1 inside).
+    pub pid: i32,
+    /// Protections in force, for example `user namespace`, `seccomp`, `landlock abi 5`.
+    pub enforced: Vec<String>,
+    /// Protections that this machine refused, each with its reason.
+    pub refused: Vec<Refusal>,
+    /// Why there is no sandbox at all; everything else is meaningless then.
+    pub fatal: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub protection: String,
+    pub reason: String,
+}
