@@ -1,0 +1,87 @@
+//! Everything that an operation may answer instead of its result: one closed, transport-free enum.
+//!
+//! The variants are the error classes of `http-api.md` 2.2; the gateway maps each to a status, a type and a title in
+//! one place. Text in a variant is for the requester and says what to change; causes that are not the requester's
+//! business are logged where they happen, and the requester gets [`Error::Internal`] with a request id.
+
+use bai_proto::agent::AgentError;
+use serde_json::Value;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `general-error`, 500: for example an unknown group or domain in session creation.
+    #[error("{0}")]
+    General(String),
+    /// `generic-bad-request`, 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// `generic-forbidden`, 403.
+    #[error("{0}")]
+    Forbidden(String),
+    /// `auth-failed`, 401, with or without a text.
+    #[error("not authorized{}", .0.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
+    Unauthorized(Option<String>),
+    /// `invalid-auth-params`, 400.
+    #[error("{0}")]
+    InvalidAuthParameters(String),
+    /// `invalid-api-params`, 400; `data` names the parameters where validation failed.
+    #[error("{message}")]
+    InvalidParameters { message: String, data: Option<Value> },
+    /// `kernel-not-found`, 404.
+    #[error("no such session")]
+    KernelNotFound,
+    /// `app-not-found`, 404, with `<session>:<app>`.
+    #[error("no such service: {0}")]
+    AppNotFound(String),
+    /// `kernel-already-exists`, 400: the name is taken by a session with another image.
+    #[error("the session exists with another image")]
+    KernelAlreadyExists,
+    /// `vfolder-not-found`, 404.
+    #[error("no such folder")]
+    VFolderNotFound(Option<String>),
+    /// `quota-exceeded`, 412: too many sessions.
+    #[error("session limit reached")]
+    QuotaExceeded,
+    /// `rate-limit-exceeded`, 429.
+    #[error("rate limit reached")]
+    RateLimitExceeded,
+    /// `instance-not-available`, 503: no agent fits. The text says what was missing and goes to the log.
+    #[error("no agent has room: {0}")]
+    InstanceNotAvailable(String),
+    /// `service-unavailable`, 503, with a text.
+    #[error("{0}")]
+    ServiceUnavailable(String),
+    /// `server-frozen`, 503.
+    #[error("the server is frozen for maintenance")]
+    ServerFrozen,
+    /// `not-implemented`, 503.
+    #[error("not implemented")]
+    NotImplemented,
+    /// `kernel-creation-failed`, 500, with agent details.
+    #[error("kernel creation failed: {0}")]
+    KernelCreationFailed(AgentError),
+    /// `kernel-destruction-failed`, 500, with agent details.
+    #[error("kernel destruction failed: {0}")]
+    KernelDestructionFailed(AgentError),
+    /// `kernel-restart-failed`, 500, with agent details.
+    #[error("kernel restart failed: {0}")]
+    KernelRestartFailed(AgentError),
+    /// `kernel-execution-failed`, 500, with agent details.
+    #[error("kernel execution failed: {0}")]
+    KernelExecutionFailed(AgentError),
+    /// `internal-server-error`, 500. The text is for the log only.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// [`Error::InvalidParameters`] with a sentence and no data.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::InvalidParameters {
+            message: message.into(),
+            data: None,
+        }
+    }
+}
