@@ -13,6 +13,7 @@ pub mod ids;
 pub mod image_ref;
 pub mod kernel;
 pub mod policy;
+mod python;
 pub mod random;
 pub mod role;
 pub mod slot;
