@@ -299,4 +299,6 @@ impl<'de> Deserialize<'de> for ResourceSlot {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -146,7 +146,7 @@ impl SlotValue {
     pub fn humanized(self, unit: SlotUnit) -> String {
         match (self, unit, self.whole()) {
             (_, SlotUnit::Bytes, Some(bytes)) => BinarySize::Bytes(bytes).short(),
-            (Self::Finite(amount), ..) => amount.normalize().to_string(),
+            (Self::Finite(amount), ..) => Self::Finite(amount.normalize()).to_string(),
             (other, ..) => other.to_string(),
         }
     }
@@ -231,6 +231,8 @@ impl PartialOrd for SlotValue {
 impl fmt::Display for SlotValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Truncation and subtraction make a zero with a sign.
+            Self::Finite(amount) if amount.is_zero() => amount.abs().fmt(f),
             Self::Finite(amount) => amount.fmt(f),
             Self::Infinity => f.write_str("Infinity"),
             Self::NegativeInfinity => f.write_str("-Infinity"),
