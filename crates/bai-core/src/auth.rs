@@ -1,10 +1,31 @@
-//! Who is who: credentials for signature checks, logins, usage counters and rate limits (`http-api.md` 3.8, 3.13, 4.2).
+//! Who is who: credentials for signature checks, logins, usage counters, rate limits and the status gate
+//! (`http-api.md` 3.8, 3.13, 4.2, 6.1).
+//!
+//! Invariants: an inactive keypair, user or domain gets in nowhere, at the latest [`CREDENTIAL_TTL`] after it became
+//! inactive; a failed login tells nobody which part was wrong, not even by its duration.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
-use bai_model::{AccessKey, SecretKey};
+use bai_model::{AccessKey, DomainName, SecretKey};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::{Error, Identity, Manager, Op, Result};
+use crate::{Actor, Error, Identity, Manager, Op, Result};
+
+/// How long a credential is believed without asking the database again.
+pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
+/// How long the manager's status is believed (`http-api.md` 6.1).
+const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
+/// Credentials kept in memory at most; beyond that the cache starts afresh.
+const CREDENTIAL_CACHE_SIZE: usize = 10_000;
+/// The window of the rate limit in seconds.
+pub const RATE_LIMIT_WINDOW: u64 = 900;
+/// Requests in the window where the database says NULL.
+const DEFAULT_RATE_LIMIT: u64 = 1000;
+/// A bcrypt hash of nothing in particular: what the password of an unknown user is compared with, so that the answer
+/// takes as long as for a known one.
+const NOBODYS_HASH: &str = "$2b$12$lSYwWZAxvjMTUHubHgGU6eoZL2w779v2ED6sZh/o233pru7G91r/6";
 
 /// What is needed to verify a signature, and who signed if it holds.
 #[derive(Clone, Debug)]
@@ -29,46 +50,6 @@ pub struct RateLimit {
     pub remaining: u64,
 }
 
-/// The window of the rate limit in seconds.
-pub const RATE_LIMIT_WINDOW: u64 = 900;
-
-impl Manager {
-    /// The credential of an active keypair of an active user in an active domain; `None` otherwise. Cached briefly.
-    pub async fn credential(&self, _access_key: &AccessKey) -> Result<Option<Credential>> {
-        Err(Error::NotImplemented)
-    }
-
-    /// Counts a verified request against its keypair's limit and notes the use of the keypair.
-    ///
-    /// # Errors
-    /// [`Error::RateLimitExceeded`].
-    pub async fn admit(&self, _op: &Op) -> Result<RateLimit> {
-        Err(Error::NotImplemented)
-    }
-
-    /// Exchanges an e-mail address and a password for a keypair: the oldest active one.
-    ///
-    /// # Errors
-    /// [`Error::Unauthorized`] with `User credential mismatch.` whatever the reason.
-    pub async fn authorize(
-        &self,
-        _op: &Op,
-        _domain: &str,
-        _email: &str,
-        _password: &str,
-    ) -> Result<Authorized> {
-        Err(Error::NotImplemented)
-    }
-
-    /// Whether requests of this kind may pass now (`http-api.md` 6.1).
-    ///
-    /// # Errors
-    /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
-    pub async fn check_status(&self, _gate: StatusGate) -> Result<()> {
-        Err(Error::NotImplemented)
-    }
-}
-
 /// What an endpoint demands of the manager's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusGate {
@@ -78,4 +59,249 @@ pub enum StatusGate {
     Running,
     /// `running` or `frozen`.
     RunningOrFrozen,
+}
+
+/// Credentials by access key, with the time of their reading.
+#[derive(Debug, Default)]
+pub(crate) struct CredentialCache(RwLock<HashMap<AccessKey, (DateTime<Utc>, Option<Credential>)>>);
+
+impl CredentialCache {
+    fn get(&self, access_key: &AccessKey, now: DateTime<Utc>) -> Option<Option<Credential>> {
+        let cache = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (read_at, credential) = cache.get(access_key)?;
+        (now.signed_duration_since(*read_at) < CREDENTIAL_TTL).then(|| credential.clone())
+    }
+
+    fn put(&self, access_key: AccessKey, now: DateTime<Utc>, credential: Option<Credential>) {
+        let mut cache = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CREDENTIAL_CACHE_SIZE {
+            cache.clear();
+        }
+        cache.insert(access_key, (now, credential));
+    }
+}
+
+/// The status text in the configuration store, with the time of its reading.
+#[derive(Debug, Default)]
+pub(crate) struct StatusCache(RwLock<Option<(DateTime<Utc>, String)>>);
+
+/// Counters that are not worth a transaction each.
+#[derive(Debug, Default)]
+pub(crate) struct UsageLedger(Mutex<Usage>);
+
+#[derive(Debug, Default)]
+struct Usage {
+    keypairs: HashMap<AccessKey, (i64, DateTime<Utc>)>,
+    sessions: HashMap<(AccessKey, String), i64>,
+}
+
+impl UsageLedger {
+    fn note_request(&self, access_key: &AccessKey, at: DateTime<Utc>) {
+        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match usage.keypairs.get_mut(access_key) {
+            Some((count, last_used)) => (*count, *last_used) = (*count + 1, at),
+            None => _ = usage.keypairs.insert(access_key.clone(), (1, at)),
+        }
+    }
+
+    pub(crate) fn note_session_use(&self, access_key: &AccessKey, session: &str) {
+        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *usage
+            .sessions
+            .entry((access_key.clone(), session.to_owned()))
+            .or_default() += 1;
+    }
+
+    fn take(&self) -> Usage {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Manager {
+    /// The credential of an active keypair of an active user in an active domain; `None` otherwise. Cached briefly.
+    pub async fn credential(&self, access_key: &AccessKey) -> Result<Option<Credential>> {
+        let now = self.clock.now();
+        if let Some(cached) = self.credentials.get(access_key, now) {
+            return Ok(cached);
+        }
+        let row = self.store.reader().credential_by_access_key(access_key).await?;
+        let credential = row.filter(|row| {
+            // NULL users.is_active and a missing domain occur in old rows and mean nothing against the user.
+            row.keypair_is_active && row.user_is_active != Some(false) && row.domain_is_active != Some(false)
+        });
+        let credential = credential.map(|row| Credential {
+            identity: Arc::new(Identity {
+                access_key: row.access_key,
+                user: row.user,
+                email: row.email,
+                role: row.role,
+                is_admin: row.is_admin,
+                domain: row.domain_name.map(DomainName),
+                policy: row.policy,
+                rate_limit: row
+                    .rate_limit
+                    .map_or(DEFAULT_RATE_LIMIT, |limit| u64::try_from(limit).unwrap_or(0)),
+            }),
+            secret_key: row.secret_key,
+        });
+        self.credentials.put(access_key.clone(), now, credential.clone());
+        Ok(credential)
+    }
+
+    /// Counts a verified request against its keypair's limit and notes the use of the keypair. Refused requests count
+    /// too.
+    ///
+    /// # Errors
+    /// [`Error::RateLimitExceeded`].
+    pub async fn admit(&self, op: &Op) -> Result<RateLimit> {
+        let identity = op.identity()?;
+        self.usage.note_request(&identity.access_key, op.now);
+        let window = Duration::from_secs(RATE_LIMIT_WINDOW);
+        let count = self.broker.hit(identity.access_key.as_str(), window).await?;
+        let remaining = identity
+            .rate_limit
+            .checked_sub(count)
+            .ok_or(Error::RateLimitExceeded)?;
+        Ok(RateLimit {
+            limit: identity.rate_limit,
+            remaining,
+        })
+    }
+
+    /// Exchanges an e-mail address and a password for a keypair: the oldest active one.
+    ///
+    /// # Errors
+    /// [`Error::Unauthorized`] with `User credential mismatch.` whatever the reason.
+    pub async fn authorize(&self, _op: &Op, domain: &str, email: &str, password: &str) -> Result<Authorized> {
+        let mismatch = || Error::Unauthorized(Some("User credential mismatch.".to_owned()));
+        let user = self.store.reader().user_by_email(domain, email).await?;
+        let hash = user
+            .as_ref()
+            .and_then(|user| user.password.clone())
+            .unwrap_or_else(|| NOBODYS_HASH.to_owned());
+        let password = password.to_owned();
+        let matches = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
+            .await
+            .map_err(|error| Error::Internal(format!("the password check was interrupted: {error}")))?;
+        let user = user.filter(|user| matches && user.password.is_some() && user.is_active != Some(false));
+        let user = user.ok_or_else(mismatch)?;
+        let keypairs = self.store.reader().keypairs_of_user(user.uuid).await?;
+        let keypair = keypairs
+            .into_iter()
+            .find(|keypair| keypair.is_active == Some(true))
+            .ok_or_else(mismatch)?;
+        Ok(Authorized {
+            access_key: keypair.access_key,
+            secret_key: keypair.secret_key,
+            role: user.role.as_str().to_owned(),
+        })
+    }
+
+    /// Whether requests of this kind may pass now (`http-api.md` 6.1). A missing status means `running`.
+    ///
+    /// # Errors
+    /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
+    pub async fn check_status(&self, gate: StatusGate) -> Result<()> {
+        if gate == StatusGate::None {
+            return Ok(());
+        }
+        let (allowed, required): (&[&str], _) = match gate {
+            StatusGate::RunningOrFrozen => (
+                &["running", "frozen"],
+                "frozenset({<ManagerStatus.RUNNING: 'running'>, <ManagerStatus.FROZEN: 'frozen'>})",
+            ),
+            StatusGate::Running | StatusGate::None => {
+                (&["running"], "frozenset({<ManagerStatus.RUNNING: 'running'>})")
+            }
+        };
+        let status = self.manager_status().await?;
+        match status.as_str() {
+            status if allowed.contains(&status) => Ok(()),
+            "frozen" => Err(Error::ServerFrozen),
+            _ => Err(Error::ServiceUnavailable(format!(
+                "Server is not in the required status: {required}"
+            ))),
+        }
+    }
+
+    async fn manager_status(&self) -> Result<String> {
+        let now = self.clock.now();
+        let cached = self
+            .status
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((read_at, status)) = cached
+            && now.signed_duration_since(read_at) < STATUS_TTL
+        {
+            return Ok(status);
+        }
+        let status = self
+            .config
+            .get("manager/status")
+            .await?
+            .unwrap_or_else(|| "running".to_owned());
+        *self.status.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, status.clone()));
+        Ok(status)
+    }
+
+    /// Hashes a password as the database keeps it (`data-model.md` 8.2). Takes a quarter of a second of a core.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameters`] for a password that contains NUL.
+    pub fn hash_password(password: &str) -> Result<String> {
+        if password.contains('\0') {
+            return Err(Error::invalid("a password must not contain NUL characters"));
+        }
+        bcrypt::hash(password, 12)
+            .map_err(|error| Error::Internal(format!("cannot hash a password: {error}")))
+    }
+
+    /// Writes the counters gathered since the last call. What cannot be written is lost with a log line: counters are
+    /// not worth stopping for.
+    pub(crate) async fn flush_usage(&self) {
+        let usage = self.usage.take();
+        if usage.keypairs.is_empty() && usage.sessions.is_empty() {
+            return;
+        }
+        let written: std::result::Result<(), bai_store::Error> = async {
+            let mut tx = self.store.begin().await?;
+            let keypairs: Vec<_> = usage
+                .keypairs
+                .into_iter()
+                .map(|(key, (count, at))| (key, count, at))
+                .collect();
+            tx.record_usage(&keypairs).await?;
+            for ((access_key, session), count) in &usage.sessions {
+                tx.increment_session_usage(access_key, session, *count).await?;
+            }
+            tx.commit().await
+        }
+        .await;
+        if let Err(error) = written {
+            tracing::warn!(%error, "usage counters could not be written");
+        }
+    }
+}
+
+impl Op {
+    /// The owner whose sessions the operation means (`http-api.md` 1.14): the requester, or the named key if the
+    /// requester is an administrator.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for anybody else's key.
+    pub(crate) fn owner<'a>(&'a self, owner: Option<&'a AccessKey>) -> Result<&'a AccessKey> {
+        let Actor::Keypair(identity) = &self.actor else {
+            return Err(Error::Unauthorized(None));
+        };
+        match owner {
+            None => Ok(&identity.access_key),
+            Some(owner) if *owner == identity.access_key => Ok(&identity.access_key),
+            Some(owner) if identity.is_admin => Ok(owner),
+            Some(_) => Err(Error::Forbidden(
+                "Only admins can access or control sessions owned by others.".to_owned(),
+            )),
+        }
+    }
 }

@@ -85,3 +85,27 @@ impl Error {
         }
     }
 }
+
+impl From<bai_store::Error> for Error {
+    /// Trouble with the database is nothing that the requester could change; while it may pass, they may come again.
+    fn from(error: bai_store::Error) -> Self {
+        tracing::error!(%error, "the database failed");
+        if error.is_retryable() {
+            Self::ServiceUnavailable("the database is not available; try again shortly".to_owned())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}
+
+impl From<bai_backplane::Error> for Error {
+    /// As for the database.
+    fn from(error: bai_backplane::Error) -> Self {
+        tracing::error!(%error, "the configuration store or the broker failed");
+        if error.is_retryable() {
+            Self::ServiceUnavailable("the configuration store is not available; try again shortly".to_owned())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}

@@ -15,6 +15,7 @@ pub mod error;
 pub mod image;
 pub mod manager;
 pub mod op;
+mod reconcile;
 pub mod session;
 
 pub use auth::Credential;

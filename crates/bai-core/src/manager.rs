@@ -1,9 +1,198 @@
-//! The manager: shared handles and the life of its background work.
+//! The manager: what operations share, and the life of its background work.
+//!
+//! Invariants: every background task runs under one tracker and ends with [`Manager::shutdown`]; counters that are
+//! written behind are at most one second old in the database while the manager runs, and are flushed when it stops.
 
-/// Everything that operations share. Cheap to clone is not needed: callers hold an `Arc<Manager>`.
-#[derive(Debug)]
-pub struct Manager {}
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bai_backplane::broker::Broker;
+use bai_backplane::config::Config;
+use bai_model::random::Random;
+use bai_model::time::Clock;
+use bai_model::{AgentId, SlotTypes, SlotUnit};
+use bai_proto::agent::AgentRpc;
+use bai_proto::event::AgentEvent;
+use bai_store::Store;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{CredentialCache, UsageLedger};
+use crate::reconcile::InFlight;
+use crate::{Result, auth};
+
+/// How often written-behind counters reach the database.
+const FLUSH_PERIOD: Duration = Duration::from_secs(1);
+/// How often every record is compared with what the agents say, beside the nudges.
+const RECONCILE_PERIOD: Duration = Duration::from_secs(10);
 
 /// What a manager is made of.
 #[derive(Debug)]
-pub struct ManagerOptions {}
+pub struct ManagerOptions {
+    pub store: Store,
+    pub config: Config,
+    pub broker: Arc<dyn Broker>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+}
+
+/// Everything that operations share. Made once by [`Manager::start`] and held in an [`Arc`].
+#[derive(Debug)]
+pub struct Manager {
+    pub(crate) store: Store,
+    pub(crate) config: Config,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) credentials: CredentialCache,
+    pub(crate) usage: UsageLedger,
+    pub(crate) status: auth::StatusCache,
+    pub(crate) in_flight: InFlight,
+    agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+    nudge: Notify,
+}
+
+impl Manager {
+    /// Builds a manager and starts its background work: the write-behind of counters and the reconcilers.
+    ///
+    /// # Errors
+    /// When the configuration store cannot take the manager's status.
+    pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
+        let manager = Arc::new(Self {
+            store: options.store,
+            config: options.config,
+            broker: options.broker,
+            clock: options.clock,
+            random: options.random,
+            credentials: CredentialCache::default(),
+            usage: UsageLedger::default(),
+            status: auth::StatusCache::default(),
+            in_flight: InFlight::default(),
+            agents: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            nudge: Notify::new(),
+        });
+        manager.config.put("manager/status", "running").await?;
+        manager.spawn("usage write-behind", Self::flush_usage_regularly);
+        manager.spawn("reconcile sessions", Self::reconcile_regularly);
+        Ok(manager)
+    }
+
+    /// Stops taking part: background work ends, counters are written. Sessions go on.
+    pub async fn shutdown(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.flush_usage().await;
+    }
+
+    /// Takes an agent into service: its calls go to `rpc`, its events arrive in order on `events`. Its kernels are
+    /// compared with the records at once.
+    pub fn attach_agent(
+        self: &Arc<Self>,
+        id: AgentId,
+        rpc: Arc<dyn AgentRpc>,
+        mut events: mpsc::Receiver<AgentEvent>,
+    ) {
+        self.lock_agents().insert(id.clone(), rpc);
+        let manager = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    () = manager.stopping.cancelled() => break,
+                    event = events.recv() => event,
+                };
+                match event {
+                    Some(event) => {
+                        if let Err(error) = manager.handle_event(&id, event).await {
+                            tracing::error!(agent.id = %id, %error, "an agent event could not be recorded; the reconciler will catch up");
+                        }
+                    }
+                    None => break,
+                }
+            }
+            manager.lock_agents().remove(&id);
+        });
+    }
+
+    pub(crate) fn agent(&self, id: &AgentId) -> Option<Arc<dyn AgentRpc>> {
+        self.lock_agents().get(id).cloned()
+    }
+
+    pub(crate) fn attached_agents(&self) -> Vec<(AgentId, Arc<dyn AgentRpc>)> {
+        self.lock_agents()
+            .iter()
+            .map(|(id, rpc)| (id.clone(), Arc::clone(rpc)))
+            .collect()
+    }
+
+    fn lock_agents(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Arc<dyn AgentRpc>>> {
+        // The map is valid after any panic: its operations are single calls.
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slot types of the cluster (`data-model.md` 10.1).
+    pub(crate) async fn slot_types(&self) -> Result<SlotTypes> {
+        const PREFIX: &str = "config/resource_slots/";
+        let mut types = SlotTypes::intrinsic();
+        for (key, unit) in self.config.prefix(PREFIX).await? {
+            let Some(name) = key.strip_prefix(PREFIX) else {
+                continue;
+            };
+            match unit.as_str() {
+                "count" => types.insert(name, SlotUnit::Count),
+                "bytes" => types.insert(name, SlotUnit::Bytes),
+                other => tracing::warn!(
+                    slot = name,
+                    unit = other,
+                    "ignoring a slot type with an unknown unit"
+                ),
+            }
+        }
+        Ok(types)
+    }
+
+    /// Asks the reconcilers to look now.
+    pub(crate) fn nudge_reconcilers(&self) {
+        self.nudge.notify_one();
+    }
+
+    fn spawn<F>(self: &Arc<Self>, name: &'static str, work: impl FnOnce(Arc<Self>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let work = work(Arc::clone(self));
+        self.tasks.spawn(async move {
+            tracing::debug!(task = name, "background task started");
+            work.await;
+            tracing::debug!(task = name, "background task ended");
+        });
+    }
+
+    async fn flush_usage_regularly(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => break,
+                () = tokio::time::sleep(FLUSH_PERIOD) => self.flush_usage().await,
+            }
+        }
+    }
+
+    async fn reconcile_regularly(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => break,
+                () = self.nudge.notified() => {}
+                () = tokio::time::sleep(RECONCILE_PERIOD) => {}
+            }
+            if let Err(error) = self.reconcile().await {
+                tracing::error!(%error, "reconciling sessions failed; it will be tried again");
+            }
+        }
+    }
+}

@@ -40,6 +40,9 @@ impl FromStr for AgentStatus {
     type Err = UnknownAgentStatus;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| UnknownAgentStatus(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownAgentStatus(text.to_owned()))
     }
 }

@@ -143,7 +143,9 @@ impl FromStr for SessionName {
         let bytes = text.as_bytes();
         let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
         let ends_are_words = bytes.first().is_some_and(is_word) && bytes.last().is_some_and(is_word);
-        let inner_is_legal = bytes.iter().all(|byte| is_word(byte) || matches!(byte, b'.' | b'-'));
+        let inner_is_legal = bytes
+            .iter()
+            .all(|byte| is_word(byte) || matches!(byte, b'.' | b'-'));
         if (4..=64).contains(&bytes.len()) && ends_are_words && inner_is_legal {
             Ok(Self(text.to_owned()))
         } else {
@@ -167,7 +169,16 @@ mod tests {
         for good in ["abcd", "a.-b", "_x-y_", &"a".repeat(64)] {
             assert!(good.parse::<SessionName>().is_ok(), "{good}");
         }
-        for bad in ["", "abc", "-abc", "abc-", "abc\n", "ab cd", "héllo", &"a".repeat(65)] {
+        for bad in [
+            "",
+            "abc",
+            "-abc",
+            "abc-",
+            "abc\n",
+            "ab cd",
+            "héllo",
+            &"a".repeat(65),
+        ] {
             assert!(bad.parse::<SessionName>().is_err(), "{bad:?}");
         }
     }

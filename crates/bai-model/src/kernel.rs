@@ -91,7 +91,10 @@ impl FromStr for KernelStatus {
     type Err = UnknownKernelStatus;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| UnknownKernelStatus(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownKernelStatus(text.to_owned()))
     }
 }
 

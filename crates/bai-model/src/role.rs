@@ -47,7 +47,10 @@ impl FromStr for UserRole {
     type Err = UnknownUserRole;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| UnknownUserRole(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| UnknownUserRole(text.to_owned()))
     }
 }
 

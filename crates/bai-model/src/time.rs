@@ -10,7 +10,9 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 
 /// `YYYY-MM-DD HH:MM:SS[.ffffff]+00:00`, the form of REST timestamps (`http-api.md` 1.13).
 pub fn rest_timestamp(at: DateTime<Utc>) -> String {
-    let text = at.to_rfc3339_opts(SecondsFormat::Micros, false).replacen('T', " ", 1);
+    let text = at
+        .to_rfc3339_opts(SecondsFormat::Micros, false)
+        .replacen('T', " ", 1);
     text.replacen(".000000", "", 1)
 }
 

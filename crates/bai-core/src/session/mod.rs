@@ -1,15 +1,29 @@
 //! Compute sessions as their owners see them (`http-api.md` 4.8): create, look at, run code in, restart, destroy.
+//!
+//! Invariants: a session is found only by its name and its owner's access key; whoever acts for another owner is an
+//! administrator ([`Op::owner`]).
+//!
+//! Not here: how kernels are made and unmade, which is [`crate::reconcile`]'s.
+
+mod create;
+mod placement;
+mod resources;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bai_model::{AccessKey, RunId, SessionName};
+use bai_model::time::rest_timestamp;
+use bai_model::{AccessKey, KernelStatus, RunId, SessionName, SlotValue};
+use bai_proto::agent::{AgentError, AgentRpc, ExecuteRequest};
 pub use bai_proto::agent::{
     BatchOptions, ConsoleItem, ExecuteMode, ExecuteReply, FileListing, GeneratedFile, RunStatus, ServicePort,
 };
+use bai_store::kernel::KernelRow;
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
 
 /// Which session is meant: a name, and whose (`http-api.md` 1.14). `owner: None` means the requester's own.
@@ -57,7 +71,7 @@ pub struct SessionCreated {
     /// `None` while the session is still being created.
     pub service_ports: Option<Vec<ServicePort>>,
     pub created: bool,
-    pub status: bai_model::KernelStatus,
+    pub status: KernelStatus,
 }
 
 /// A request to run code (`http-api.md` 4.8.5).
@@ -70,83 +84,266 @@ pub struct SessionExecute {
     pub flush_timeout: Option<Duration>,
 }
 
+/// How long a call to an agent may take where `http-api.md` 4.8 names a time.
+const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the completion of a name may take.
+const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
+
 impl Manager {
-    /// Returns the session of that name or creates it. Creation goes on when the caller goes away.
+    /// The object of `http-api.md` 4.8.2 with the members of Q-19.
     ///
     /// # Errors
-    /// In the order of `http-api.md` 4.8.1.
-    pub async fn session_create(&self, _op: &Op, _request: SessionCreate) -> Result<SessionCreated> {
-        Err(Error::NotImplemented)
+    /// [`Error::KernelNotFound`].
+    pub async fn session_info(&self, op: &Op, session: &SessionRef) -> Result<Value> {
+        let (row, _) = self.session_in_use(op, session).await?;
+        let age = row
+            .created_at
+            .map_or(0, |at| op.now.signed_duration_since(at).num_milliseconds());
+        let stat = |metric: &str| {
+            row.last_stat
+                .as_ref()
+                .and_then(|stat| stat[metric]["current"].as_str())
+                .map(str::to_owned)
+        };
+        let cpu_used = stat("cpu_used")
+            .and_then(|text| text.parse::<f64>().ok())
+            .unwrap_or(0.0);
+        let memory_limit = match row.occupied_slots.amount("mem") {
+            SlotValue::Finite(bytes) => (bytes / rust_decimal::Decimal::from(1024))
+                .trunc()
+                .to_string()
+                .parse::<u64>()
+                .ok(),
+            _ => None,
+        };
+        Ok(json!({
+            "domainName": row.domain_name,
+            "groupId": row.group_id.to_string(),
+            "userId": row.user_uuid.to_string(),
+            "lang": row.image,
+            "image": row.image,
+            "registry": row.registry,
+            "tag": row.tag,
+            "containerId": row.container_id,
+            "occupiedSlots": row.occupied_slots.to_json(),
+            "occupiedShares": row.occupied_shares,
+            "environ": row.environ,
+            "status": row.status.map(KernelStatus::as_str),
+            "statusInfo": row.status_info,
+            "age": age,
+            "creationTime": row.created_at.map(rest_timestamp),
+            "terminationTime": row.terminated_at.map(rest_timestamp),
+            "numQueriesExecuted": row.num_queries.unwrap_or(0),
+            "lastStat": row.last_stat,
+            "queryTimeout": -1,
+            "idleTimeout": -1,
+            "maxCpuCredit": -1,
+            "idle": -1,
+            "memoryUsed": -1,
+            "memoryLimit": memory_limit,
+            "cpuCreditUsed": cpu_used,
+        }))
     }
 
-    /// The object of `http-api.md` 4.8.2 with the members of Q-19.
-    pub async fn session_info(&self, _op: &Op, _session: &SessionRef) -> Result<Value> {
-        Err(Error::NotImplemented)
+    /// Replaces the session's processes by fresh ones; files stay.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelRestartFailed`] (the session is in `ERROR` then).
+    pub async fn session_restart(self: &Arc<Self>, op: &Op, session: &SessionRef) -> Result<()> {
+        let (row, _) = self.session_in_use(op, session).await?;
+        let from = [
+            KernelStatus::Running,
+            KernelStatus::Error,
+            KernelStatus::Restarting,
+        ];
+        let mut tx = self.store.begin().await?;
+        let is_recorded = tx
+            .set_kernel_status(row.id, &from, KernelStatus::Restarting, None)
+            .await?;
+        tx.commit().await?;
+        if !is_recorded {
+            return Err(Error::KernelRestartFailed(AgentError::exception(
+                "RuntimeError",
+                "the session is not running",
+            )));
+        }
+        match self.carry_out(row.id).await {
+            Outcome::Done(_) => Ok(()),
+            Outcome::AgentFailed(error) => Err(Error::KernelRestartFailed(error)),
+            Outcome::Overtaken(text) => Err(Error::KernelRestartFailed(AgentError::exception(
+                "RuntimeError",
+                text,
+            ))),
+        }
     }
 
-    pub async fn session_restart(&self, _op: &Op, _session: &SessionRef) -> Result<()> {
-        Err(Error::NotImplemented)
+    /// Ends a session and returns its last statistics. The session is gone when this returns; if its agent fails, it
+    /// stays `TERMINATING` and is tried again until it is gone.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelDestructionFailed`].
+    pub async fn session_destroy(self: &Arc<Self>, op: &Op, session: &SessionRef) -> Result<Option<Value>> {
+        let owner = op.owner(session.owner.as_ref())?;
+        let row = self
+            .store
+            .reader()
+            .session_by_name(owner, &session.name)
+            .await?
+            .ok_or(Error::KernelNotFound)?;
+        self.terminate(&row).await
     }
 
-    /// Ends a session and returns its last statistics.
-    pub async fn session_destroy(&self, _op: &Op, _session: &SessionRef) -> Result<Option<Value>> {
-        Err(Error::NotImplemented)
+    /// Records that a kernel shall end, and carries it out.
+    async fn terminate(self: &Arc<Self>, row: &KernelRow) -> Result<Option<Value>> {
+        let from: Vec<KernelStatus> = KernelStatus::ALL
+            .into_iter()
+            .filter(|status| status.may_become(KernelStatus::Terminating))
+            .collect();
+        let mut tx = self.store.begin().await?;
+        // False means that somebody else is at it; their outcome is ours.
+        tx.set_kernel_status(row.id, &from, KernelStatus::Terminating, None)
+            .await?;
+        tx.commit().await?;
+        match self.carry_out(row.id).await {
+            Outcome::Done(stats) => Ok(stats),
+            Outcome::AgentFailed(error) => Err(Error::KernelDestructionFailed(error)),
+            Outcome::Overtaken(text) => Err(Error::Internal(text)),
+        }
     }
 
-    /// `None` when the session went away while the call waited.
+    /// Starts, feeds or polls a run (`http-api.md` 4.8.5). `None` when the session went away while the call waited.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_execute(
         &self,
-        _op: &Op,
-        _session: &SessionRef,
-        _request: SessionExecute,
+        op: &Op,
+        session: &SessionRef,
+        request: SessionExecute,
     ) -> Result<Option<ExecuteReply>> {
-        Err(Error::NotImplemented)
+        let (row, agent) = self.session_in_use(op, session).await?;
+        let request = ExecuteRequest {
+            run_id: request.run_id,
+            mode: request.mode,
+            code: request.code,
+            batch: request.batch,
+            flush_timeout: request.flush_timeout,
+        };
+        within(AGENT_DEADLINE, agent.execute(row.id, request)).await
     }
 
-    pub async fn session_interrupt(&self, _op: &Op, _session: &SessionRef) -> Result<()> {
-        Err(Error::NotImplemented)
+    /// Interrupts what the session runs.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
+    pub async fn session_interrupt(&self, op: &Op, session: &SessionRef) -> Result<()> {
+        let (row, agent) = self.session_in_use(op, session).await?;
+        within(AGENT_DEADLINE, agent.interrupt_kernel(row.id)).await
     }
 
+    /// Names that could continue `code`.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_complete(
         &self,
-        _op: &Op,
-        _session: &SessionRef,
-        _code: String,
-        _options: Value,
+        op: &Op,
+        session: &SessionRef,
+        code: String,
+        options: Value,
     ) -> Result<Vec<String>> {
-        Err(Error::NotImplemented)
+        let (row, agent) = self.session_in_use(op, session).await?;
+        within(COMPLETION_DEADLINE, agent.get_completions(row.id, code, options)).await
     }
 
-    pub async fn session_logs(&self, _op: &Op, _session: &SessionRef) -> Result<String> {
-        Err(Error::NotImplemented)
+    /// What the session's programs printed.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
+    pub async fn session_logs(&self, op: &Op, session: &SessionRef) -> Result<String> {
+        let (row, agent) = self.session_in_use(op, session).await?;
+        within(AGENT_DEADLINE, agent.get_logs(row.id)).await
     }
 
-    pub async fn session_files(&self, _op: &Op, _session: &SessionRef, _path: &str) -> Result<FileListing> {
-        Err(Error::NotImplemented)
+    /// A directory below `/home/work`.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
+    pub async fn session_files(&self, op: &Op, session: &SessionRef, path: &str) -> Result<FileListing> {
+        let (row, agent) = self.session_in_use(op, session).await?;
+        within(AGENT_DEADLINE, agent.list_files(row.id, path.to_owned())).await
     }
 
     /// Writes files, `(path below /home/work, bytes)`.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_upload(
         &self,
-        _op: &Op,
-        _session: &SessionRef,
-        _files: Vec<(String, Bytes)>,
+        op: &Op,
+        session: &SessionRef,
+        files: Vec<(String, Bytes)>,
     ) -> Result<()> {
-        Err(Error::NotImplemented)
+        let (row, agent) = self.session_in_use(op, session).await?;
+        for (path, data) in files {
+            within(AGENT_DEADLINE, agent.upload_file(row.id, path, data)).await?;
+        }
+        Ok(())
     }
 
     /// One tar archive for each path, in order.
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_download(
         &self,
-        _op: &Op,
-        _session: &SessionRef,
-        _paths: Vec<String>,
+        op: &Op,
+        session: &SessionRef,
+        paths: Vec<String>,
     ) -> Result<Vec<Bytes>> {
-        Err(Error::NotImplemented)
+        let (row, agent) = self.session_in_use(op, session).await?;
+        let mut archives = Vec::with_capacity(paths.len());
+        for path in paths {
+            archives.push(within(AGENT_DEADLINE, agent.download_file(row.id, path)).await?);
+        }
+        Ok(archives)
     }
 
     /// Checks that the session exists and counts one use of it; what every stream does before it upgrades.
-    pub async fn session_open_stream(&self, _op: &Op, _session: &SessionRef) -> Result<()> {
-        Err(Error::NotImplemented)
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`].
+    pub async fn session_open_stream(&self, op: &Op, session: &SessionRef) -> Result<()> {
+        self.session_in_use(op, session).await.map(|_| ())
+    }
+
+    /// Finds a session and its agent and counts one use of the session.
+    async fn session_in_use(&self, op: &Op, session: &SessionRef) -> Result<(KernelRow, Arc<dyn AgentRpc>)> {
+        let owner = op.owner(session.owner.as_ref())?;
+        let row = self
+            .store
+            .reader()
+            .session_by_name(owner, &session.name)
+            .await?
+            .ok_or(Error::KernelNotFound)?;
+        let agent = row
+            .agent
+            .as_ref()
+            .and_then(|id| self.agent(id))
+            .ok_or(Error::KernelNotFound)?;
+        self.usage.note_session_use(owner, &session.name);
+        Ok((row, agent))
+    }
+}
+
+/// Waits for an agent's answer within the deadline; its errors are those of running code.
+async fn within<T>(
+    deadline: Duration,
+    answer: impl Future<Output = std::result::Result<T, AgentError>>,
+) -> Result<T> {
+    match tokio::time::timeout(deadline, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Error::KernelExecutionFailed(error)),
+        Err(_) => Err(Error::KernelExecutionFailed(AgentError::Timeout)),
     }
 }

@@ -1,0 +1,379 @@
+//! What makes the world agree with the records: creation, termination and restart of kernels, carried out from the
+//! state column, by whoever comes first and again after a crash.
+//!
+//! A request records what shall be (`PREPARING`, `TERMINATING`, `RESTARTING`), starts the work for that kernel and
+//! waits for its outcome; the work belongs to the manager, not to the request. [`Manager::reconcile`], on a timer and
+//! when nudged, starts the same work for every record that has none, and compares what each agent runs with what the
+//! records say it should run.
+//!
+//! Invariants: at most one piece of work per kernel in this process; every step may be repeated (agents answer a second
+//! creation of a running kernel with the first answer, and destroying an unknown kernel succeeds); every transition is
+//! guarded by the states it may start from, so that a late outcome cannot revive a dead kernel.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bai_model::{AgentId, AgentStatus, KernelId, KernelStatus};
+use bai_proto::agent::{AgentError, AgentRpc, KernelConfig, KernelCreated, Mount};
+use bai_proto::event::{AgentEvent, AgentInfo};
+use bai_store::kernel::{KernelPorts, KernelRow};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::{Error, Manager, Result};
+
+/// How a piece of work ended. `Done` carries the statistics of a terminated kernel.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Done(Option<Value>),
+    AgentFailed(AgentError),
+    /// The record changed under the work, or the work could not be recorded.
+    Overtaken(String),
+}
+
+/// The work that is going on, by kernel.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight(Mutex<HashMap<KernelId, watch::Receiver<Option<Outcome>>>>);
+
+impl InFlight {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<KernelId, watch::Receiver<Option<Outcome>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn contains(&self, kernel: KernelId) -> bool {
+        self.lock().contains_key(&kernel)
+    }
+}
+
+impl Manager {
+    /// Carries out what the kernel's record asks for and waits for the outcome. Work that is already going on is waited
+    /// for first: it may have been started for an earlier state.
+    pub(crate) async fn carry_out(self: &Arc<Self>, kernel: KernelId) -> Outcome {
+        loop {
+            let (receiver, is_ours) = self.start_work(kernel);
+            let outcome = wait_for(receiver).await;
+            if is_ours {
+                return outcome;
+            }
+        }
+    }
+
+    /// Starts the work for a kernel unless it is going on. The second value says whether it was started here.
+    fn start_work(self: &Arc<Self>, kernel: KernelId) -> (watch::Receiver<Option<Outcome>>, bool) {
+        let mut in_flight = self.in_flight.lock();
+        if let Some(receiver) = in_flight.get(&kernel) {
+            return (receiver.clone(), false);
+        }
+        let (sender, receiver) = watch::channel(None);
+        in_flight.insert(kernel, receiver.clone());
+        drop(in_flight);
+        let manager = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let outcome = manager
+                .work(kernel)
+                .await
+                .unwrap_or_else(|error| Outcome::Overtaken(error.to_string()));
+            manager.in_flight.lock().remove(&kernel);
+            // Nobody waiting is fine: the record holds the result.
+            _ = sender.send(Some(outcome));
+        });
+        (receiver, true)
+    }
+
+    async fn work(&self, kernel: KernelId) -> Result<Outcome> {
+        let Some(row) = self.store.reader().kernel(kernel).await? else {
+            return Ok(Outcome::Overtaken("the kernel is not recorded".to_owned()));
+        };
+        let agent = row.agent.as_ref().and_then(|id| self.agent(id));
+        let Some(agent) = agent else {
+            return Ok(Outcome::AgentFailed(AgentError::exception(
+                "ConnectionError",
+                "the agent is not connected",
+            )));
+        };
+        match row.status {
+            Some(KernelStatus::Preparing) => self.create_on(agent.as_ref(), &row).await,
+            Some(KernelStatus::Restarting) => self.restart_on(agent.as_ref(), &row).await,
+            Some(KernelStatus::Terminating) => self.destroy_on(agent.as_ref(), &row).await,
+            _ => Ok(Outcome::Done(None)),
+        }
+    }
+
+    async fn create_on(&self, agent: &dyn AgentRpc, row: &KernelRow) -> Result<Outcome> {
+        let config = self.kernel_config(row).await?;
+        match agent.create_kernel(row.id, config).await {
+            Ok(created) => self.record_start(row, &[KernelStatus::Preparing], created).await,
+            Err(error) => {
+                tracing::warn!(kernel.id = %row.id, %error, "a kernel could not be created");
+                // The agent may have got further than its answer says.
+                if let Err(error) = agent.destroy_kernel(row.id).await {
+                    tracing::warn!(kernel.id = %row.id, %error, "a half-created kernel could not be destroyed; the reconciler will");
+                }
+                self.record_end(row.id, "creation-failed", None).await?;
+                Ok(Outcome::AgentFailed(error))
+            }
+        }
+    }
+
+    async fn restart_on(&self, agent: &dyn AgentRpc, row: &KernelRow) -> Result<Outcome> {
+        let config = self.kernel_config(row).await?;
+        match agent.restart_kernel(row.id, config).await {
+            Ok(created) => self.record_start(row, &[KernelStatus::Restarting], created).await,
+            Err(error) => {
+                let info = match error {
+                    AgentError::Timeout => "Operation timeout (restart_session)",
+                    AgentError::Exception { .. } => "Agent error",
+                };
+                let mut tx = self.store.begin().await?;
+                tx.set_kernel_status(
+                    row.id,
+                    &[KernelStatus::Restarting],
+                    KernelStatus::Error,
+                    Some(info),
+                )
+                .await?;
+                tx.commit().await?;
+                Ok(Outcome::AgentFailed(error))
+            }
+        }
+    }
+
+    async fn destroy_on(&self, agent: &dyn AgentRpc, row: &KernelRow) -> Result<Outcome> {
+        match agent.destroy_kernel(row.id).await {
+            Ok(stats) => {
+                self.record_end(row.id, "user-requested", stats.clone()).await?;
+                // The agent's own event may have come first, with the statistics.
+                let stats = match stats {
+                    Some(stats) => Some(stats),
+                    None => self
+                        .store
+                        .reader()
+                        .kernel(row.id)
+                        .await?
+                        .and_then(|row| row.last_stat),
+                };
+                Ok(Outcome::Done(stats))
+            }
+            // The record stays TERMINATING, so that the reconciler tries again.
+            Err(error) => Ok(Outcome::AgentFailed(error)),
+        }
+    }
+
+    async fn record_start(
+        &self,
+        row: &KernelRow,
+        from: &[KernelStatus],
+        created: KernelCreated,
+    ) -> Result<Outcome> {
+        let ports = KernelPorts {
+            container_id: created.container_id,
+            kernel_host: created.kernel_host,
+            repl_in_port: created.repl_in_port,
+            repl_out_port: created.repl_out_port,
+            stdin_port: created.stdin_port,
+            stdout_port: created.stdout_port,
+            service_ports: serde_json::to_value(created.service_ports).unwrap_or(Value::Null),
+        };
+        let mut tx = self.store.begin().await?;
+        let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
+        tx.commit().await?;
+        if is_recorded {
+            return Ok(Outcome::Done(None));
+        }
+        // Destroyed or died while it was being made; whoever changed the record nudges the reconciler for the rest.
+        self.nudge_reconcilers();
+        Ok(Outcome::Overtaken(
+            "the session was terminated while it was being started".to_owned(),
+        ))
+    }
+
+    async fn record_end(&self, kernel: KernelId, reason: &str, stats: Option<Value>) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        tx.terminate_kernel(kernel, reason, self.clock.now(), stats)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.
+    async fn kernel_config(&self, row: &KernelRow) -> Result<KernelConfig> {
+        let types = self.slot_types().await?;
+        let registries: Vec<String> = row.registry.iter().cloned().collect();
+        let reference = bai_model::ImageRef::parse(row.image.as_deref().unwrap_or_default(), &registries)
+            .map_err(|error| {
+                Error::Internal(format!(
+                    "the recorded image of kernel {} is malformed: {error}",
+                    row.id
+                ))
+            })?;
+        let image = self.image(reference, &types).await?.ok_or_else(|| {
+            Error::Internal(format!(
+                "the image of kernel {} is no longer in the catalogue",
+                row.id
+            ))
+        })?;
+        let reader = self.store.reader();
+        let idle_timeout = match &row.access_key {
+            Some(access_key) => reader
+                .policy_of_keypair(access_key)
+                .await?
+                .map_or(0, |policy| policy.idle_timeout),
+            None => 0,
+        };
+        let mounts = reader.mounts_of_kernel(row.id).await?;
+        let environ: BTreeMap<String, String> = row
+            .environ
+            .iter()
+            .filter_map(|entry| entry.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Ok(KernelConfig {
+            image: image.config,
+            resource_slots: row.occupied_slots.clone(),
+            idle_timeout: u64::try_from(idle_timeout).unwrap_or(0),
+            mounts: mounts
+                .into_iter()
+                .map(|mount| Mount {
+                    name: mount.name,
+                    host: mount.host,
+                    folder: mount.id.0.simple().to_string(),
+                    writable: mount.permission > bai_model::VFolderPermission::ReadOnly,
+                })
+                .collect(),
+            environ,
+        })
+    }
+
+    /// Compares records and agents and starts what is missing. Takes no input and may run at any time.
+    pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<()> {
+        for (id, agent) in self.attached_agents() {
+            let recorded = self.store.reader().live_kernels_of_agent(&id).await?;
+            let running: HashSet<KernelId> = match agent.list_kernels().await {
+                Ok(kernels) => kernels.into_iter().collect(),
+                Err(error) => {
+                    tracing::warn!(agent.id = %id, %error, "an agent does not say what it runs");
+                    continue;
+                }
+            };
+            for row in &recorded {
+                match row.status {
+                    Some(KernelStatus::Preparing | KernelStatus::Restarting | KernelStatus::Terminating) => {
+                        self.start_work(row.id);
+                    }
+                    Some(KernelStatus::Running) if !running.contains(&row.id) => {
+                        self.confirm_lost(&id, agent.as_ref(), row.id).await?
+                    }
+                    _ => {}
+                }
+            }
+            let recorded: HashSet<KernelId> = recorded.iter().map(|row| row.id).collect();
+            for kernel in running.difference(&recorded) {
+                self.destroy_orphan(agent.as_ref(), *kernel).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A kernel that should run but was not listed: looked at once more, because it may have been restarted or started
+    /// in between, and recorded as lost if it is still missing.
+    async fn confirm_lost(&self, id: &AgentId, agent: &dyn AgentRpc, kernel: KernelId) -> Result<()> {
+        if self.in_flight.contains(kernel) {
+            return Ok(());
+        }
+        let is_running = agent
+            .list_kernels()
+            .await
+            .is_ok_and(|kernels| kernels.contains(&kernel));
+        let row = self.store.reader().kernel(kernel).await?;
+        if !is_running && row.is_some_and(|row| row.status == Some(KernelStatus::Running)) {
+            tracing::warn!(agent.id = %id, kernel.id = %kernel, "a session's kernel is gone from its agent");
+            self.record_end(kernel, "lost-on-agent", None).await?;
+        }
+        Ok(())
+    }
+
+    /// A kernel that runs without a live record.
+    async fn destroy_orphan(&self, agent: &dyn AgentRpc, kernel: KernelId) -> Result<()> {
+        let row = self.store.reader().kernel(kernel).await?;
+        if row.is_some_and(|row| row.status.is_some_and(KernelStatus::is_alive)) {
+            return Ok(());
+        }
+        tracing::warn!(kernel.id = %kernel, "destroying a kernel that no session owns");
+        if let Err(error) = agent.destroy_kernel(kernel).await {
+            tracing::warn!(kernel.id = %kernel, %error, "an orphan could not be destroyed; it will be tried again");
+        }
+        Ok(())
+    }
+
+    /// Records what an agent tells.
+    pub(crate) async fn handle_event(&self, agent: &AgentId, event: AgentEvent) -> Result<()> {
+        match event {
+            AgentEvent::InstanceHeartbeat(info) => self.record_heartbeat(info).await?,
+            AgentEvent::InstanceTerminated { agent, reason } => {
+                tracing::info!(agent.id = %agent, reason, "an agent left");
+                let mut tx = self.store.begin().await?;
+                tx.set_agent_status(&agent, AgentStatus::Terminated, Some(self.clock.now()))
+                    .await?;
+                tx.commit().await?;
+            }
+            AgentEvent::KernelTerminated {
+                kernel,
+                reason,
+                stats,
+                ..
+            } => {
+                let row = self.store.reader().kernel(kernel).await?;
+                // While restarting, the end of the old processes is expected.
+                let is_expected = row.is_none_or(|row| row.status == Some(KernelStatus::Restarting));
+                if !is_expected && !(self.in_flight.contains(kernel)) {
+                    tracing::info!(agent.id = %agent, kernel.id = %kernel, reason, "a kernel ended");
+                    self.record_end(kernel, &reason, stats).await?;
+                }
+            }
+            AgentEvent::KernelPreparing { kernel }
+            | AgentEvent::KernelPulling { kernel }
+            | AgentEvent::KernelCreating { kernel }
+            | AgentEvent::KernelStarted { kernel } => {
+                tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");
+            }
+        }
+        Ok(())
+    }
+
+    async fn record_heartbeat(&self, info: AgentInfo) -> Result<()> {
+        let types: Vec<(String, String)> = info
+            .slot_types
+            .iter()
+            .filter(|(name, _)| !matches!(*name, "cpu" | "mem"))
+            .map(|(name, unit)| (format!("config/resource_slots/{name}"), unit.as_str().to_owned()))
+            .collect();
+        // The union over agents, not the last one's (DM-41).
+        if !types.is_empty() {
+            self.config.put_all(&types).await?;
+        }
+        self.register_agent_images(&info.images).await?;
+        let mut tx = self.store.begin().await?;
+        tx.upsert_agent(
+            &bai_store::agent::NewAgent {
+                id: info.id,
+                region: info.region,
+                addr: info.addr,
+                version: info.version,
+                available_slots: info.available_slots,
+                compute_plugins: info.compute_plugins,
+            },
+            self.clock.now(),
+        )
+        .await?;
+        tx.commit().await?;
+        self.nudge_reconcilers();
+        Ok(())
+    }
+}
+
+async fn wait_for(mut receiver: watch::Receiver<Option<Outcome>>) -> Outcome {
+    match receiver.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone().unwrap_or(Outcome::Done(None)),
+        Err(_) => Outcome::Overtaken("the manager is stopping".to_owned()),
+    }
+}

@@ -1,0 +1,335 @@
+//! Get or create a session, in the order of checks of `http-api.md` 4.8.1 (with the verdicts,
+//! of its section 7).
+
+use std::sync::Arc;
+
+use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, KernelStatus, ResourceSlot, SlotTypes};
+use bai_proto::agent::{AgentError, ServicePort};
+use bai_store::kernel::{KernelRow, NewKernel};
+use bai_store::{Tx, credential::CredentialRow};
+
+use super::placement::{Candidate, choose_agent};
+use super::resources::requested_slots;
+use super::{SessionCreate, SessionCreated};
+use crate::image::Image;
+use crate::reconcile::Outcome;
+use crate::{Error, Manager, Op, Result};
+
+/// How often a creation starts anew because another one of the same name was in the way.
+const MAX_ATTEMPTS: usize = 8;
+
+/// What recording a session found.
+enum Recorded {
+    New(KernelId),
+    /// A live session of that name.
+    Existing(Box<KernelRow>),
+}
+
+/// Everything about the owner and the place that recording needs, gathered before the transaction.
+struct Plan<'a> {
+    request: &'a SessionCreate,
+    owner: &'a CredentialRow,
+    group: GroupId,
+    group_slots: ResourceSlot,
+    domain_slots: ResourceSlot,
+    image: Image,
+    requested: ResourceSlot,
+    types: SlotTypes,
+    mounts: Vec<bai_model::VFolderId>,
+}
+
+impl Manager {
+    /// Returns the session of that name or creates it. Creation goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// In the order of `http-api.md` 4.8.1.
+    pub async fn session_create(self: &Arc<Self>, op: &Op, request: SessionCreate) -> Result<SessionCreated> {
+        let identity = op.identity()?;
+        let owner_key = op.owner(request.owner.as_ref())?;
+        let owner = self.session_owner(owner_key).await?;
+        let reader = self.store.reader();
+        let is_member_needed = !identity.is_superadmin();
+        let group = reader
+            .group_for_session(
+                &request.group,
+                &request.domain,
+                is_member_needed.then_some(owner.user),
+            )
+            .await?
+            .ok_or_else(|| {
+                Error::General(format!(
+                    "{}: no such group in domain {}",
+                    request.group, request.domain
+                ))
+            })?;
+        let domain = reader.domain(&group.domain_name).await?;
+        let mounts = self.resolve_mounts(&owner, &group.id, &request.mounts).await?;
+        let reference = self.resolve_image(&request.image).await?;
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(existing) = self
+                .store
+                .reader()
+                .live_kernel_by_name(owner_key, request.name.as_str())
+                .await?
+            {
+                match self.reuse(&request, &reference, existing).await? {
+                    Some(session) => return Ok(session),
+                    None => continue,
+                }
+            }
+            let types = self.slot_types().await?;
+            let image = self
+                .image(reference.clone(), &types)
+                .await?
+                .ok_or_else(|| Error::invalid(format!("Unknown image reference: {}", request.image)))?;
+            let requested = requested_slots(&request.resources, &image, &types)?;
+            let plan = Plan {
+                request: &request,
+                owner: &owner,
+                group: group.id,
+                group_slots: group.total_resource_slots.clone(),
+                domain_slots: domain
+                    .as_ref()
+                    .map(|domain| domain.total_resource_slots.clone())
+                    .unwrap_or_default(),
+                image,
+                requested,
+                types,
+                mounts: mounts.clone(),
+            };
+            match self.record_session(op, &plan).await? {
+                Recorded::New(kernel) => return self.await_creation(&request, kernel).await,
+                // Somebody was faster; look at theirs.
+                Recorded::Existing(_) => {}
+            }
+        }
+        Err(Error::ServiceUnavailable(format!(
+            "the session {} keeps changing; try again",
+            request.name
+        )))
+    }
+
+    async fn session_owner(&self, owner: &AccessKey) -> Result<CredentialRow> {
+        let row = self.store.reader().credential_by_access_key(owner).await?;
+        row.filter(|row| row.keypair_is_active && row.user_is_active != Some(false))
+            .ok_or_else(|| Error::invalid(format!("Unknown or inactive owner access key: {owner}")))
+    }
+
+    /// The existing session if it can be had, or `None` when it is out of the way and the name is free.
+    async fn reuse(
+        self: &Arc<Self>,
+        request: &SessionCreate,
+        reference: &bai_model::ImageRef,
+        existing: KernelRow,
+    ) -> Result<Option<SessionCreated>> {
+        let is_reachable = existing
+            .agent
+            .as_ref()
+            .is_some_and(|agent| self.agent(agent).is_some());
+        match existing.status {
+            // The name is free once the termination is done (Q-63 for sessions that failed or lost their agent).
+            Some(KernelStatus::Terminating) | Some(KernelStatus::Error) if is_reachable => {
+                self.terminate(&existing).await?;
+                return Ok(None);
+            }
+            _ if !is_reachable => {
+                let mut tx = self.store.begin().await?;
+                tx.terminate_kernel(existing.id, "agent-lost", self.clock.now(), None)
+                    .await?;
+                tx.commit().await?;
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let registries: Vec<String> = existing.registry.iter().cloned().collect();
+        let image = bai_model::ImageRef::parse(existing.image.as_deref().unwrap_or_default(), &registries);
+        if image.ok().as_ref() != Some(reference) {
+            return Err(Error::KernelAlreadyExists);
+        }
+        if !request.reuse_if_exists {
+            return Err(Error::invalid(format!(
+                "The session {} exists already",
+                request.name
+            )));
+        }
+        Ok(Some(created(request, &existing, false)))
+    }
+
+    /// Checks the limits, reserves a place and records the session, in one transaction.
+    async fn record_session(&self, op: &Op, plan: &Plan<'_>) -> Result<Recorded> {
+        let owner = &plan.owner.access_key;
+        let mut tx = self.store.begin().await?;
+        if let Some(existing) = tx.live_kernel_by_name(owner, plan.request.name.as_str()).await? {
+            return Ok(Recorded::Existing(Box::new(existing)));
+        }
+        if tx.count_live_sessions(owner).await? >= plan.owner.policy.max_concurrent_sessions {
+            return Err(Error::QuotaExceeded);
+        }
+        check_quotas(&mut tx, plan).await?;
+        let mut candidates = Vec::new();
+        for agent in tx.alive_agents().await? {
+            if self.agent(&agent.id).is_some() {
+                let occupied = tx.occupied_by_agent(&agent.id).await?;
+                candidates.push(Candidate {
+                    id: agent.id,
+                    addr: agent.addr,
+                    remaining: agent.available_slots.minus(&occupied),
+                });
+            }
+        }
+        let chosen = choose_agent(&candidates, &plan.requested)
+            .ok_or_else(|| Error::InstanceNotAvailable(why_nothing_fits(&candidates, plan)))?;
+        let kernel = KernelId::generate(self.random.as_ref());
+        tx.insert_kernel(&NewKernel {
+            id: kernel,
+            sess_id: plan.request.name.as_str().to_owned(),
+            agent: chosen.id.clone(),
+            agent_addr: chosen.addr.clone(),
+            domain_name: plan.request.domain.clone(),
+            group_id: plan.group,
+            user_uuid: plan.owner.user,
+            access_key: owner.clone(),
+            image: plan.image.config.canonical.clone(),
+            registry: plan.image.reference.registry.clone(),
+            tag: plan.request.tag.clone(),
+            occupied_slots: plan.requested.clone(),
+            environ: plan
+                .request
+                .environ
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+            created_at: op.now,
+        })
+        .await?;
+        tx.attach_vfolders(kernel, &plan.mounts).await?;
+        tx.commit().await?;
+        tracing::info!(kernel.id = %kernel, session = %plan.request.name, agent.id = %chosen.id, image = plan.image.config.canonical, "session recorded");
+        Ok(Recorded::New(kernel))
+    }
+
+    async fn await_creation(
+        self: &Arc<Self>,
+        request: &SessionCreate,
+        kernel: KernelId,
+    ) -> Result<SessionCreated> {
+        match self.carry_out(kernel).await {
+            Outcome::Done(_) => {}
+            Outcome::AgentFailed(error) => return Err(Error::KernelCreationFailed(error)),
+            Outcome::Overtaken(text) => {
+                return Err(Error::KernelCreationFailed(AgentError::exception(
+                    "RuntimeError",
+                    text,
+                )));
+            }
+        }
+        let row = self
+            .store
+            .reader()
+            .kernel(kernel)
+            .await?
+            .filter(|row| row.status == Some(KernelStatus::Running));
+        let row = row.ok_or_else(|| {
+            Error::KernelCreationFailed(AgentError::exception(
+                "RuntimeError",
+                "the session ended while it was being started",
+            ))
+        })?;
+        Ok(created(request, &row, true))
+    }
+
+    /// The ids of the named folders, as far as the owner may use them in this group (`http-api.md` 4.8.1, step 3).
+    async fn resolve_mounts(
+        &self,
+        owner: &CredentialRow,
+        group: &GroupId,
+        names: &[String],
+    ) -> Result<Vec<bai_model::VFolderId>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let folders = self.store.reader().accessible_vfolders(owner.user).await?;
+        names
+            .iter()
+            .map(|name| {
+                folders
+                    .iter()
+                    .find(|folder| folder.name == *name && folder.group.is_none_or(|of| of == *group))
+                    .map(|folder| folder.id)
+                    .ok_or_else(|| Error::VFolderNotFound(Some(name.clone())))
+            })
+            .collect()
+    }
+}
+
+/// The three sums of `data-model.md` 15.1, each with the request added.
+async fn check_quotas(tx: &mut Tx, plan: &Plan<'_>) -> Result<()> {
+    let policy = &plan.owner.policy;
+    let unlimited = DefaultForUnspecified::Unlimited;
+    let checks = [
+        (
+            "Your resource quota is exceeded.",
+            ResourceSlot::from_policy(
+                &policy.total_resource_slots,
+                policy.default_for_unspecified,
+                &plan.types,
+            ),
+            tx.occupied_by_keypair(&plan.owner.access_key).await?,
+        ),
+        (
+            "Your group resource quota is exceeded.",
+            ResourceSlot::from_policy(&plan.group_slots, unlimited, &plan.types),
+            tx.occupied_by_group(plan.group).await?,
+        ),
+        (
+            "Your domain resource quota is exceeded.",
+            ResourceSlot::from_policy(&plan.domain_slots, unlimited, &plan.types),
+            tx.occupied_by_domain(&plan.request.domain).await?,
+        ),
+    ];
+    for (text, limit, mut occupied) in checks {
+        occupied.retain_known(&plan.types);
+        if !occupied.plus(&plan.requested).fits_within(&limit) {
+            return Err(Error::invalid(format!(
+                "{text} ({})",
+                limit.humanized(&plan.types)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn why_nothing_fits(candidates: &[Candidate], plan: &Plan<'_>) -> String {
+    let requested = plan.requested.humanized(&plan.types);
+    if candidates.is_empty() {
+        return format!("no agent is connected; {requested} was asked for");
+    }
+    let remaining: Vec<String> = candidates
+        .iter()
+        .map(|candidate| {
+            format!(
+                "{} has {} left",
+                candidate.id,
+                candidate.remaining.humanized(&plan.types)
+            )
+        })
+        .collect();
+    format!("{requested} was asked for, but {}", remaining.join(", "))
+}
+
+fn created(request: &SessionCreate, row: &KernelRow, created: bool) -> SessionCreated {
+    let status = row.status.unwrap_or(KernelStatus::Preparing);
+    let service_ports: Option<Vec<ServicePort>> = match status {
+        KernelStatus::Preparing => None,
+        _ => row
+            .service_ports
+            .clone()
+            .and_then(|ports| serde_json::from_value(ports).ok()),
+    };
+    SessionCreated {
+        name: request.name.clone(),
+        service_ports,
+        created,
+        status,
+    }
+}

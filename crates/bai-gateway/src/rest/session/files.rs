@@ -1,0 +1,22 @@
+//! `GET /kernel/{session}/files`: a directory listing (`http-api.md` 4.8.9).
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{json_body, session};
+use crate::body::json;
+use crate::error::Problem;
+use crate::pipeline::{Answer, Call};
+
+pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
+    let members = json_body(&mut call, true).await?;
+    let path = members.get("path").and_then(Value::as_str).unwrap_or(".");
+    json(
+        StatusCode::OK,
+        &call
+            .gateway
+            .manager
+            .session_files(&call.op, &session(&call), path)
+            .await?,
+    )
+}
