@@ -1,1 +1,7 @@
-fn main() {}
+//! `bai`: see `bai --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bai::cli::main()
+}

@@ -1,0 +1,78 @@
+//! The command line: parsing, logging, exit codes.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::cmd;
+use crate::output::say;
+
+const EXAMPLES: &str = "\
+Examples:
+  bai run python -c 'print(6*7)'        run code in a new session and end it
+  bai up                                keep a server running on this machine
+  eval \"$(bai env)\"                     point this shell's clients at it";
+
+/// A compute-session manager: isolated sessions of Python, shell, C and more, on one machine or many.
+#[derive(Debug, Parser)]
+#[command(name = "bai", version, after_help = EXAMPLES)]
+struct Cli {
+    /// Log more to stderr: -v what happens, -vv everything. BAI_LOG takes filters such as `bai_core=debug`
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run code or files in a session
+    Run(Box<cmd::run::Args>),
+    /// Keep a server running on this machine
+    Up(cmd::up::Args),
+    /// Print the settings that point clients at the server of this machine
+    Env(cmd::env::Args),
+    /// Print a new random keypair
+    GenKeypair(cmd::gen_keypair::Args),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(cli.verbose, matches!(cli.command, Command::Up(_)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("bai: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => cmd::run::run(*args).await,
+            Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::GenKeypair(args) => cmd::gen_keypair::run(&args).map(|()| ExitCode::SUCCESS),
+        }
+    });
+    // What still blocks (a read of the terminal, say) must not hold the exit up.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| {
+        say(&format!("bai: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn start_logging(verbose: u8, is_server: bool) {
+    let level = match (verbose, is_server) {
+        (0, false) => "warn",
+        (0, true) => "info",
+        (1, _) => "info,bai=debug,bai_core=debug,bai_gateway=debug,bai_agent=debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("BAI_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A program that embeds this one may have its own.
+    _ = logging.try_init();
+}

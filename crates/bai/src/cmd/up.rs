@@ -1,0 +1,93 @@
+//! `bai up`: a server on this machine, with its data on disk.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::data_dir;
+use crate::credentials::{Credentials, save_endpoint};
+use crate::output::say;
+use crate::wire::{Stack, StackOptions};
+
+const EXAMPLES: &str = "\
+Examples:
+  bai up                                          until Ctrl-C
+  bai up --data-dir /srv/bai --listen 127.0.0.1:9000";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Where everything is kept [default: bai below the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Serve other hosts although sessions are only sandboxed processes
+    #[arg(long)]
+    allow_process_runtime: bool,
+}
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When something will not start, with what to do about it.
+pub async fn run(args: Args) -> Result<()> {
+    let data_dir = data_dir(args.data_dir)?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+    made.with_context(|| format!("cannot make {}", data_dir.display()))?;
+    let _lock = lock(&data_dir)?;
+    // Before anything can take long: a signal during the start must not be lost.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stack = Stack::start(StackOptions {
+        data_dir: data_dir.clone(),
+        listen: args.listen,
+        ephemeral: false,
+        allow_process_runtime: args.allow_process_runtime,
+    })
+    .await?;
+    if let Some(credentials) = &stack.new_credentials {
+        credentials.save(&data_dir)?;
+    }
+    save_endpoint(&data_dir, &stack.endpoint)?;
+    greet(&stack, &data_dir)?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    say("bai: stopping; sessions go on and are found again at the next start");
+    stack.stop().await;
+    Ok(())
+}
+
+fn greet(stack: &Stack, data_dir: &Path) -> Result<()> {
+    for refusal in &stack.refusals {
+        say(&format!("bai: this machine refuses a protection of sessions: {refusal}"));
+    }
+    say(&format!("bai: the API listens on {}", stack.endpoint));
+    if stack.new_credentials.is_some() {
+        let accounts = Credentials::load(data_dir)?.map(|accounts| (accounts.superadmin.email, accounts.user.email));
+        if let Some((superadmin, user)) = accounts {
+            let path = data_dir.join("credentials.json");
+            say(&format!("bai: made the accounts {superadmin} and {user}; their keys are in {}", path.display()));
+        }
+    }
+    say(&format!("bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"", data_dir.display()));
+    say("bai: sessions are sandboxed processes, which is no boundary against hostile users; Ctrl-C stops the server");
+    Ok(())
+}
+
+/// Takes the data directory for this process.
+fn lock(data_dir: &Path) -> Result<fs::File> {
+    let path = data_dir.join("lock");
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+    let hint = "another server uses this directory; stop it or choose another one with --data-dir";
+    file.try_lock().with_context(|| format!("{}: {hint}", data_dir.display()))?;
+    Ok(file)
+}

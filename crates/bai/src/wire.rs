@@ -1,0 +1,157 @@
+//! The composition root: builds a running system out of the crates below, bottom up, and takes it down in the opposite
+//! order. Sockets are bound first and served last.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bai_agent::runtime::process::{ProcessRuntime, ProcessRuntimeOptions};
+use bai_agent::{Agent, AgentOptions};
+use bai_backplane::config::Config;
+use bai_backplane::{broker, kv};
+use bai_core::{Manager, ManagerOptions};
+use bai_gateway::GatewayOptions;
+use bai_model::AgentId;
+use bai_model::random::Random;
+use bai_model::time::Clock;
+use bai_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::credentials::Credentials;
+use crate::runner;
+use crate::seed::{Passwords, seed};
+use crate::system::{SystemClock, SystemRandom};
+
+/// Namespace of the configuration store's keys.
+const NAMESPACE: &str = "local";
+/// Events of an agent that may wait for the manager.
+const EVENT_BACKLOG: usize = 1024;
+
+/// What a system on one machine is made of.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// Holds the sessions' files and, unless `ephemeral`, the databases.
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    /// Nothing is kept and sandboxes die with this process.
+    pub ephemeral: bool,
+    /// Serve on an address that other hosts reach although sessions are only sandboxed processes.
+    pub allow_process_runtime: bool,
+}
+
+/// A running system: manager, gateway and an agent in one process.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where the API listens, `http://127.0.0.1:8081`.
+    pub endpoint: String,
+    /// Made by this start, if the database was empty.
+    pub new_credentials: Option<Credentials>,
+    /// Protections that this machine refuses, in words.
+    pub refusals: Vec<String>,
+    pub manager: Arc<Manager>,
+    agent: Arc<Agent>,
+    stopping: CancellationToken,
+    server: JoinHandle<()>,
+    ephemeral: bool,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    /// Starts everything. When it returns, the API answers.
+    ///
+    /// # Errors
+    /// With a sentence that names the part that would not start and what to do.
+    pub async fn start(options: StackOptions) -> Result<Self> {
+        if !options.listen.ip().is_loopback() && !options.allow_process_runtime {
+            bail!(
+                "refusing to listen on {}: sessions run as sandboxed processes, which do not protect this machine from \
+                 strangers. Listen on 127.0.0.1, or pass --allow-process-runtime if everybody who can reach the \
+                 address may run programs here",
+                options.listen
+            );
+        }
+        let listener = TcpListener::bind(options.listen).await;
+        let listener = listener.with_context(|| format!("cannot listen on {}", options.listen))?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let random: Arc<dyn Random> = Arc::new(SystemRandom);
+
+        let (database, config) = backends(&options);
+        let store = Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
+        let new_credentials = if store.reader().count_users().await? == 0 {
+            let passwords = if options.ephemeral { Passwords::None } else { Passwords::Random };
+            Some(seed(&store, random.as_ref(), clock.now(), passwords).await.context("cannot fill the new database")?)
+        } else {
+            None
+        };
+        let kv = kv::open(&config, Arc::clone(&clock)).await;
+        let kv = kv.with_context(|| format!("cannot open the configuration store {config}"))?;
+        let config = Config::new(kv, NAMESPACE);
+        let broker = broker::open("memory:", Arc::clone(&clock)).await?;
+        let manager = Manager::start(ManagerOptions {
+            store,
+            config,
+            broker,
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+        })
+        .await?;
+
+        let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
+        let runtime = Arc::new(process_runtime(&options)?);
+        let id = AgentId("i-local".to_owned());
+        let agent_options = AgentOptions::new(id.clone(), options.data_dir.clone(), runtime, clock.clone(), random.clone(), events);
+        let agent = Agent::start(agent_options).await.context("cannot start the agent")?;
+        let rpc: Arc<dyn bai_proto::agent::AgentRpc> = agent.clone();
+        manager.attach_agent(id, rpc, incoming);
+        manager.wait_for_agent().await.context("the agent did not register")?;
+
+        let stopping = CancellationToken::new();
+        let gateway = GatewayOptions { clock, random, stopping: stopping.clone() };
+        let router = bai_gateway::router(Arc::clone(&manager), gateway);
+        let server = tokio::spawn(bai_gateway::serve(listener, router, stopping.clone()));
+        let refusals = agent.refusals();
+        let ephemeral = options.ephemeral;
+        Ok(Self { endpoint, new_credentials, refusals, manager, agent, stopping, server, ephemeral })
+    }
+
+    /// Stops serving, lets running requests end, and stops the rest. Sessions of a system with data on disk go on and
+    /// are found again at the next start; those of an ephemeral one end.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended badly");
+        }
+        self.manager.shutdown().await;
+        self.agent.shutdown(self.ephemeral).await;
+    }
+}
+
+/// The addresses of the databases.
+fn backends(options: &StackOptions) -> (String, String) {
+    if options.ephemeral {
+        return ("sqlite::memory:".to_owned(), "memory:".to_owned());
+    }
+    let file = |name: &str| options.data_dir.join(name).display().to_string();
+    (format!("sqlite://{}", file("bai.db")), format!("embedded://{}", file("config.db")))
+}
+
+fn process_runtime(options: &StackOptions) -> Result<ProcessRuntime> {
+    let runner = runner::install(&options.data_dir).with_context(|| unwritable(&options.data_dir))?;
+    let mut runtime = ProcessRuntimeOptions::new(runner);
+    runtime.dies_with_agent = options.ephemeral;
+    Ok(ProcessRuntime::new(runtime))
+}
+
+fn unwritable(folder: &Path) -> String {
+    format!("cannot write below {}; choose another directory with --data-dir", folder.display())
+}
