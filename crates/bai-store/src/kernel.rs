@@ -1,0 +1,382 @@
+//! Kernels: sessions as rows, and the guarded transitions between their states (`data-model.md` 7.1,
+//! `agent-protocol.md` 5).
+//!
+//! Invariants: a transition names the states it starts from and answers false when somebody else was faster; `TERMINATED`
+//! is final; what a kernel occupies is counted and released in the transaction that inserts or terminates it.
+//!
+//! Not here: which transitions make sense (`bai_model::KernelStatus::may_become`), sums (`occupancy`).
+
+use bai_model::{AccessKey, AgentId, GroupId, KernelId, KernelStatus, ResourceSlot, UserId};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::driver::{Row, params};
+use crate::{Reader, Result, Tx};
+
+/// A kernel with every column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelRow {
+    /// The key; the name that agents use.
+    pub id: KernelId,
+    /// The name that the client chose.
+    pub sess_id: Option<String>,
+    /// `master`; 19.06 makes no others.
+    pub role: String,
+    /// Where it runs.
+    pub agent: Option<AgentId>,
+    /// That agent's RPC endpoint at creation.
+    pub agent_addr: String,
+    /// The domain whose quota it counts against.
+    pub domain_name: String,
+    /// The group whose quota it counts against.
+    pub group_id: GroupId,
+    /// The owner.
+    pub user_uuid: UserId,
+    /// The owner's keypair.
+    pub access_key: Option<AccessKey>,
+    /// The canonical image reference.
+    pub image: Option<String>,
+    /// Its registry part.
+    pub registry: Option<String>,
+    /// The user's label.
+    pub tag: Option<String>,
+    /// The runtime's name for it; NULL until it ran.
+    pub container_id: Option<String>,
+    /// What it occupies from insertion to termination.
+    pub occupied_slots: ResourceSlot,
+    /// Always `{}`.
+    pub occupied_shares: Value,
+    /// `NAME=VALUE` each.
+    pub environ: Vec<String>,
+    /// Where its ports are; NULL means at its agent.
+    pub kernel_host: Option<String>,
+    /// 0 until it ran.
+    pub repl_in_port: u16,
+    /// 0 until it ran.
+    pub repl_out_port: u16,
+    /// 0 until it ran.
+    pub stdin_port: u16,
+    /// 0 until it ran.
+    pub stdout_port: u16,
+    /// A list of objects; NULL until it ran.
+    pub service_ports: Option<Value>,
+    /// When it was asked for.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub terminated_at: Option<DateTime<Utc>>,
+    /// Its state; NULL is neither alive nor ended.
+    pub status: Option<KernelStatus>,
+    /// Why it is in that state, in a few words.
+    pub status_info: Option<String>,
+    /// Uses of the session through the API.
+    pub num_queries: i64,
+    /// Statistics at its end.
+    pub last_stat: Option<Value>,
+}
+
+/// A kernel to be added, in the state `PREPARING`.
+#[derive(Clone, Debug)]
+pub struct NewKernel {
+    /// The key.
+    pub id: KernelId,
+    /// The name that the client chose.
+    pub sess_id: String,
+    /// Where it shall run.
+    pub agent: AgentId,
+    /// That agent's RPC endpoint.
+    pub agent_addr: String,
+    /// The domain whose quota it counts against.
+    pub domain_name: String,
+    /// The group whose quota it counts against.
+    pub group_id: GroupId,
+    /// The owner.
+    pub user_uuid: UserId,
+    /// The owner's keypair.
+    pub access_key: AccessKey,
+    /// The canonical image reference.
+    pub image: String,
+    /// Its registry part.
+    pub registry: String,
+    /// The user's label.
+    pub tag: Option<String>,
+    /// What it occupies, zeros included.
+    pub occupied_slots: ResourceSlot,
+    /// `NAME=VALUE` each.
+    pub environ: Vec<String>,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What is known of a kernel once it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelPorts {
+    /// The runtime's name for it.
+    pub container_id: String,
+    /// Where its ports are; `None` means at its agent.
+    pub kernel_host: Option<String>,
+    /// Of the kernel protocol.
+    pub repl_in_port: u16,
+    /// Of the kernel protocol.
+    pub repl_out_port: u16,
+    /// Of the kernel protocol.
+    pub stdin_port: u16,
+    /// Of the kernel protocol.
+    pub stdout_port: u16,
+    /// A list of objects.
+    pub service_ports: Value,
+}
+
+fn read(row: &Row) -> Result<KernelRow> {
+    Ok(KernelRow {
+        id: row.get("id")?,
+        sess_id: row.opt("sess_id")?,
+        role: row.get("role")?,
+        agent: row.opt("agent")?,
+        agent_addr: row.get("agent_addr")?,
+        domain_name: row.get("domain_name")?,
+        group_id: row.get("group_id")?,
+        user_uuid: row.get("user_uuid")?,
+        access_key: row.opt("access_key")?,
+        image: row.opt("image")?,
+        registry: row.opt("registry")?,
+        tag: row.opt("tag")?,
+        container_id: row.opt("container_id")?,
+        occupied_slots: row.opt("occupied_slots")?.unwrap_or_default(),
+        occupied_shares: row
+            .opt("occupied_shares")?
+            .unwrap_or_else(|| Value::Object(Default::default())),
+        environ: row.opt("environ")?.unwrap_or_default(),
+        kernel_host: row.opt("kernel_host")?,
+        repl_in_port: row.get("repl_in_port")?,
+        repl_out_port: row.get("repl_out_port")?,
+        stdin_port: row.get("stdin_port")?,
+        stdout_port: row.get("stdout_port")?,
+        service_ports: row.opt("service_ports")?,
+        created_at: row.opt("created_at")?,
+        terminated_at: row.opt("terminated_at")?,
+        status: row.opt("status")?,
+        status_info: row.opt("status_info")?,
+        num_queries: row.opt("num_queries")?.unwrap_or(0),
+        last_stat: row.opt("last_stat")?,
+    })
+}
+
+macro_rules! select_kernels {
+    ($rest:expr) => {
+        concat!(
+            "SELECT k.id, k.sess_id, k.role, k.agent, k.agent_addr, k.domain_name, k.group_id, k.user_uuid, \
+             k.access_key, k.image, k.registry, k.tag, k.container_id, k.occupied_slots, k.occupied_shares, k.environ, \
+             k.kernel_host, k.repl_in_port, k.repl_out_port, k.stdin_port, k.stdout_port, k.service_ports, \
+             k.created_at, k.terminated_at, k.status, k.status_info, k.num_queries, k.last_stat FROM kernels k ",
+            $rest
+        )
+    };
+}
+
+/// `'RUNNING', 'ERROR'`: literals, because PostgreSQL takes those for an enum without asking, and names out of a closed
+/// enum are safe. No states at all select nothing.
+fn literals(statuses: &[KernelStatus]) -> String {
+    match statuses {
+        [] => "NULL".to_owned(),
+        _ => statuses
+            .iter()
+            .map(|status| format!("'{status}'"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+impl Reader {
+    /// The session of that name as the API sees it (`agent-protocol.md` 5.3): not terminated, on an agent that is alive.
+    pub async fn session_by_name(&self, access_key: &AccessKey, name: &str) -> Result<Option<KernelRow>> {
+        let sql = select_kernels!(
+            "JOIN agents a ON a.id = k.agent WHERE k.access_key = $1 AND k.sess_id = $2 AND k.role = 'master' \
+             AND k.status <> 'TERMINATED' AND a.status = 'ALIVE'"
+        );
+        self.first(sql, params![access_key, name], read).await
+    }
+
+    /// The kernel that holds that session name, whatever became of its agent.
+    pub async fn live_kernel_by_name(&self, access_key: &AccessKey, name: &str) -> Result<Option<KernelRow>> {
+        let sql = select_kernels!(
+            "WHERE k.access_key = $1 AND k.sess_id = $2 AND k.role = 'master' AND k.status <> 'TERMINATED'"
+        );
+        self.first(sql, params![access_key, name], read).await
+    }
+
+    /// The kernel with this id, in whatever state.
+    pub async fn kernel(&self, kernel: KernelId) -> Result<Option<KernelRow>> {
+        self.first(select_kernels!("WHERE k.id = $1"), params![kernel], read)
+            .await
+    }
+
+    /// The kernels in one of these states, oldest first.
+    pub async fn kernels_with_status(&self, statuses: &[KernelStatus]) -> Result<Vec<KernelRow>> {
+        let condition = format!(
+            "WHERE k.status IN ({}) ORDER BY k.created_at, k.id",
+            literals(statuses)
+        );
+        self.list(select_kernels!("").to_owned() + &condition, params![], read)
+            .await
+    }
+
+    /// The kernels of an agent that are not terminated, oldest first.
+    pub async fn live_kernels_of_agent(&self, agent: &AgentId) -> Result<Vec<KernelRow>> {
+        let sql =
+            select_kernels!("WHERE k.agent = $1 AND k.status <> 'TERMINATED' ORDER BY k.created_at, k.id");
+        self.list(sql, params![agent], read).await
+    }
+}
+
+impl Tx {
+    /// Adds a kernel, `PREPARING`, and counts it at its keypair and its agent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`] on `ix_kernels_unique_sess_token` when the name is taken (DM-19), on `pk_kernels`, or
+    /// for a missing agent, domain, group, user or keypair; [`crate::Error::TooLong`].
+    pub async fn insert_kernel(&mut self, kernel: &NewKernel) -> Result<()> {
+        let empty = Value::Object(Default::default());
+        let values = vec![
+            ("id", kernel.id.into()),
+            ("sess_id", (&kernel.sess_id).into()),
+            ("role", "master".into()),
+            ("agent", (&kernel.agent).into()),
+            ("agent_addr", (&kernel.agent_addr).into()),
+            ("domain_name", (&kernel.domain_name).into()),
+            ("group_id", kernel.group_id.into()),
+            ("user_uuid", kernel.user_uuid.into()),
+            ("access_key", (&kernel.access_key).into()),
+            ("image", (&kernel.image).into()),
+            ("registry", (&kernel.registry).into()),
+            ("tag", kernel.tag.as_deref().into()),
+            ("occupied_slots", (&kernel.occupied_slots).into()),
+            ("occupied_shares", (&empty).into()),
+            ("environ", (&kernel.environ).into()),
+            ("repl_in_port", 0.into()),
+            ("repl_out_port", 0.into()),
+            ("stdin_port", 0.into()),
+            ("stdout_port", 0.into()),
+            ("created_at", kernel.created_at.into()),
+            ("status", KernelStatus::Preparing.into()),
+            ("num_queries", 0.into()),
+        ];
+        self.insert("kernels", values, "").await?;
+        let sql =
+            "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + 1 WHERE access_key = $1";
+        self.execute(sql, params![&kernel.access_key]).await?;
+        self.rewrite_occupied_slots(&kernel.agent).await
+    }
+
+    /// Moves a kernel from one of the states `from` to `to`, with what to say about it; `None` leaves what was said.
+    /// False means that it was in none of them. To `TERMINATED` leads only [`Tx::terminate_kernel`].
+    pub async fn set_kernel_status(
+        &mut self,
+        kernel: KernelId,
+        from: &[KernelStatus],
+        to: KernelStatus,
+        status_info: Option<&str>,
+    ) -> Result<bool> {
+        debug_assert_ne!(
+            to,
+            KernelStatus::Terminated,
+            "terminating a kernel also releases what it holds"
+        );
+        let mut values = vec![("status", to.into())];
+        if let Some(info) = status_info {
+            values.push(("status_info", info.into()));
+        }
+        let condition = format!("id = $1 AND status IN ({})", literals(from));
+        Ok(self
+            .update("kernels", values, &condition, params![kernel])
+            .await?
+            > 0)
+    }
+
+    /// Records that a kernel runs, and where. False means that it was in none of the states `from` any more.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLong`].
+    pub async fn kernel_started(
+        &mut self,
+        kernel: KernelId,
+        from: &[KernelStatus],
+        ports: &KernelPorts,
+    ) -> Result<bool> {
+        let values = vec![
+            ("status", KernelStatus::Running.into()),
+            ("container_id", (&ports.container_id).into()),
+            ("kernel_host", ports.kernel_host.as_deref().into()),
+            ("repl_in_port", ports.repl_in_port.into()),
+            ("repl_out_port", ports.repl_out_port.into()),
+            ("stdin_port", ports.stdin_port.into()),
+            ("stdout_port", ports.stdout_port.into()),
+            ("service_ports", (&ports.service_ports).into()),
+        ];
+        let condition = format!("id = $1 AND status IN ({})", literals(from));
+        Ok(self
+            .update("kernels", values, &condition, params![kernel])
+            .await?
+            > 0)
+    }
+
+    /// Ends a kernel in whatever state and releases what it holds (`agent-protocol.md` 5.7). May be repeated: false
+    /// means that it had ended before, or never was.
+    pub async fn terminate_kernel(
+        &mut self,
+        kernel: KernelId,
+        reason: &str,
+        at: DateTime<Utc>,
+        last_stat: Option<Value>,
+    ) -> Result<bool> {
+        // The state is a literal for PostgreSQL's sake; NULL statistics are no news.
+        let sql = "UPDATE kernels SET status = 'TERMINATED', status_info = $2, terminated_at = $3, \
+                   last_stat = coalesce($4, last_stat) WHERE id = $1 AND status <> 'TERMINATED' \
+                   RETURNING access_key, role, agent";
+        let read = |row: &Row| {
+            let is_master = row.get::<String>("role")? == "master";
+            Ok((
+                row.opt::<AccessKey>("access_key")?.filter(|_| is_master),
+                row.opt::<AgentId>("agent")?,
+            ))
+        };
+        let params = params![kernel, reason, at, last_stat.as_ref()];
+        let Some((access_key, agent)) = self.first(sql, params, read).await? else {
+            return Ok(false);
+        };
+        if let Some(access_key) = access_key {
+            let sql = "UPDATE keypairs SET concurrency_used = \
+                       CASE WHEN concurrency_used > 1 THEN concurrency_used - 1 ELSE 0 END WHERE access_key = $1";
+            self.execute(sql, params![&access_key]).await?;
+        }
+        if let Some(agent) = agent {
+            self.rewrite_occupied_slots(&agent).await?;
+        }
+        Ok(true)
+    }
+
+    /// Counts uses of a live session; one that is gone is nothing (`agent-protocol.md` 5.12).
+    pub async fn increment_session_usage(
+        &mut self,
+        access_key: &AccessKey,
+        name: &str,
+        count: i64,
+    ) -> Result<()> {
+        let sql = "UPDATE kernels SET num_queries = coalesce(num_queries, 0) + $3 \
+                   WHERE access_key = $1 AND sess_id = $2 AND role = 'master' AND status <> 'TERMINATED'";
+        self.execute(sql, params![access_key, name, count]).await?;
+        Ok(())
+    }
+
+    /// Writes at an agent what its live kernels occupy together.
+    async fn rewrite_occupied_slots(&mut self, agent: &AgentId) -> Result<()> {
+        let occupied = self.occupied_by_agent(agent).await?;
+        self.update(
+            "agents",
+            vec![("occupied_slots", (&occupied).into())],
+            "id = $1",
+            params![agent],
+        )
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! What live kernels occupy, derived from their rows (`data-model.md` 7.4).
+//!
+//! Each sum reads one column through a partial index over live kernels (DS-1, DS-2). An empty sum has no slots. Types
+//! that the cluster does not know are not dropped here.
+
+use bai_model::{AccessKey, AgentId, GroupId, ResourceSlot};
+
+use crate::driver::{Param, params};
+use crate::{Reader, Result};
+
+impl Reader {
+    async fn occupied(&self, sql: &'static str, params: Vec<Param>) -> Result<ResourceSlot> {
+        let slots = self
+            .list(sql, params, |row| row.opt::<ResourceSlot>("occupied_slots"))
+            .await?;
+        Ok(slots
+            .iter()
+            .flatten()
+            .fold(ResourceSlot::default(), |sum, slots| sum.plus(slots)))
+    }
+
+    /// What the live kernels of a keypair occupy.
+    pub async fn occupied_by_keypair(&self, access_key: &AccessKey) -> Result<ResourceSlot> {
+        let sql = "SELECT occupied_slots FROM kernels WHERE access_key = $1 AND status <> 'TERMINATED'";
+        self.occupied(sql, params![access_key]).await
+    }
+
+    /// What the live kernels of a group occupy.
+    pub async fn occupied_by_group(&self, group: GroupId) -> Result<ResourceSlot> {
+        let sql = "SELECT occupied_slots FROM kernels WHERE group_id = $1 AND status <> 'TERMINATED'";
+        self.occupied(sql, params![group]).await
+    }
+
+    /// What the live kernels of a domain occupy.
+    pub async fn occupied_by_domain(&self, domain: &str) -> Result<ResourceSlot> {
+        let sql = "SELECT occupied_slots FROM kernels WHERE domain_name = $1 AND status <> 'TERMINATED'";
+        self.occupied(sql, params![domain]).await
+    }
+
+    /// What the live kernels on an agent occupy.
+    pub async fn occupied_by_agent(&self, agent: &AgentId) -> Result<ResourceSlot> {
+        let sql = "SELECT occupied_slots FROM kernels WHERE agent = $1 AND status <> 'TERMINATED'";
+        self.occupied(sql, params![agent]).await
+    }
+
+    /// How many sessions of a keypair are not terminated.
+    pub async fn count_live_sessions(&self, access_key: &AccessKey) -> Result<i64> {
+        let sql = "SELECT count(*) AS n FROM kernels \
+                   WHERE access_key = $1 AND status <> 'TERMINATED' AND role = 'master'";
+        self.count(sql, params![access_key]).await
+    }
+
+    /// How many sessions of all are not terminated.
+    pub async fn count_live_sessions_total(&self) -> Result<i64> {
+        let sql = "SELECT count(*) AS n FROM kernels WHERE status <> 'TERMINATED' AND role = 'master'";
+        self.count(sql, params![]).await
+    }
+}
