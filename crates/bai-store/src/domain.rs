@@ -27,23 +27,17 @@ pub struct DomainRow {
     pub integration_id: Option<String>,
 }
 
-/// A domain to be added.
+/// A domain to be added, active.
 #[derive(Clone, Debug)]
 pub struct NewDomain {
     /// The key.
     pub name: String,
     /// Shown only.
     pub description: Option<String>,
-    /// Whether sessions can be created in it.
-    pub is_active: bool,
     /// The quota.
     pub total_resource_slots: ResourceSlot,
     /// Folder hosts that its users may use.
     pub allowed_vfolder_hosts: Vec<String>,
-    /// Stored only.
-    pub integration_id: Option<String>,
-    /// When it is made.
-    pub created_at: DateTime<Utc>,
 }
 
 fn read(row: &Row) -> Result<DomainRow> {
@@ -73,16 +67,15 @@ impl Tx {
     ///
     /// # Errors
     /// [`crate::Error::Conflict`] on `pk_domains`, [`crate::Error::TooLong`].
-    pub async fn insert_domain(&mut self, domain: &NewDomain) -> Result<()> {
+    pub async fn insert_domain(&mut self, domain: &NewDomain, at: DateTime<Utc>) -> Result<()> {
         let values = vec![
             ("name", (&domain.name).into()),
             ("description", domain.description.as_deref().into()),
-            ("is_active", domain.is_active.into()),
-            ("created_at", domain.created_at.into()),
-            ("modified_at", domain.created_at.into()),
+            ("is_active", true.into()),
+            ("created_at", at.into()),
+            ("modified_at", at.into()),
             ("total_resource_slots", (&domain.total_resource_slots).into()),
             ("allowed_vfolder_hosts", (&domain.allowed_vfolder_hosts).into()),
-            ("integration_id", domain.integration_id.as_deref().into()),
         ];
         self.insert("domains", values, "").await?;
         Ok(())

@@ -31,7 +31,7 @@ pub struct GroupRow {
     pub integration_id: Option<String>,
 }
 
-/// A group to be added.
+/// A group to be added, active.
 #[derive(Clone, Debug)]
 pub struct NewGroup {
     /// The key.
@@ -42,16 +42,10 @@ pub struct NewGroup {
     pub domain_name: String,
     /// Shown only.
     pub description: Option<String>,
-    /// Whether sessions can be created in it.
-    pub is_active: bool,
     /// The quota.
     pub total_resource_slots: ResourceSlot,
     /// Folder hosts that its members may use.
     pub allowed_vfolder_hosts: Vec<String>,
-    /// Stored only.
-    pub integration_id: Option<String>,
-    /// When it is made.
-    pub created_at: DateTime<Utc>,
 }
 
 fn read(row: &Row) -> Result<GroupRow> {
@@ -93,15 +87,14 @@ impl Tx {
     /// # Errors
     /// [`crate::Error::Conflict`] on `pk_groups`, `uq_groups_name_domain_name` or for a missing domain,
     /// [`crate::Error::TooLong`].
-    pub async fn insert_group(&mut self, group: &NewGroup) -> Result<()> {
+    pub async fn insert_group(&mut self, group: &NewGroup, at: DateTime<Utc>) -> Result<()> {
         let values = vec![
             ("id", group.id.into()),
             ("name", (&group.name).into()),
             ("description", group.description.as_deref().into()),
-            ("is_active", group.is_active.into()),
-            ("created_at", group.created_at.into()),
-            ("modified_at", group.created_at.into()),
-            ("integration_id", group.integration_id.as_deref().into()),
+            ("is_active", true.into()),
+            ("created_at", at.into()),
+            ("modified_at", at.into()),
             ("domain_name", (&group.domain_name).into()),
             ("total_resource_slots", (&group.total_resource_slots).into()),
             ("allowed_vfolder_hosts", (&group.allowed_vfolder_hosts).into()),

@@ -69,7 +69,7 @@ pub struct KernelRow {
     /// Why it is in that state, in a few words.
     pub status_info: Option<String>,
     /// Uses of the session through the API.
-    pub num_queries: i64,
+    pub num_queries: Option<i64>,
     /// Statistics at its end.
     pub last_stat: Option<Value>,
 }
@@ -156,7 +156,7 @@ fn read(row: &Row) -> Result<KernelRow> {
         terminated_at: row.opt("terminated_at")?,
         status: row.opt("status")?,
         status_info: row.opt("status_info")?,
-        num_queries: row.opt("num_queries")?.unwrap_or(0),
+        num_queries: row.opt("num_queries")?,
         last_stat: row.opt("last_stat")?,
     })
 }

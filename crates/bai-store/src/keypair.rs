@@ -50,8 +50,8 @@ pub struct NewKeypair {
     pub access_key: AccessKey,
     /// The secret half.
     pub secret_key: SecretKey,
-    /// The owner's e-mail address.
-    pub user_id: String,
+    /// The owner's e-mail address, which becomes `keypairs.user_id`.
+    pub email: String,
     /// The owner.
     pub user: UserId,
     /// Whether it can be used.
@@ -62,8 +62,6 @@ pub struct NewKeypair {
     pub rate_limit: Option<i64>,
     /// The name of its policy.
     pub resource_policy: String,
-    /// When it is made.
-    pub created_at: DateTime<Utc>,
 }
 
 fn read(row: &Row) -> Result<KeypairRow> {
@@ -99,15 +97,15 @@ impl Tx {
     ///
     /// # Errors
     /// [`crate::Error::Conflict`] on `pk_keypairs` or for a missing user or policy, [`crate::Error::TooLong`].
-    pub async fn insert_keypair(&mut self, keypair: &NewKeypair) -> Result<()> {
+    pub async fn insert_keypair(&mut self, keypair: &NewKeypair, at: DateTime<Utc>) -> Result<()> {
         let values = vec![
             ("access_key", (&keypair.access_key).into()),
             ("secret_key", keypair.secret_key.expose().into()),
-            ("user_id", (&keypair.user_id).into()),
+            ("user_id", (&keypair.email).into()),
             ("user", keypair.user.into()),
             ("is_active", keypair.is_active.into()),
             ("is_admin", keypair.is_admin.into()),
-            ("created_at", keypair.created_at.into()),
+            ("created_at", at.into()),
             ("last_used", None::<DateTime<Utc>>.into()),
             ("concurrency_used", 0.into()),
             ("rate_limit", keypair.rate_limit.into()),

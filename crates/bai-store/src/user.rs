@@ -40,8 +40,8 @@ pub struct UserRow {
 pub struct NewUser {
     /// The key.
     pub uuid: UserId,
-    /// Unique.
-    pub username: String,
+    /// Unique, if there is one.
+    pub username: Option<String>,
     /// What the user logs in with; unique.
     pub email: String,
     /// The bcrypt hash, never the password.
@@ -58,8 +58,6 @@ pub struct NewUser {
     pub domain_name: String,
     /// The user's role.
     pub role: UserRole,
-    /// When it is made.
-    pub created_at: DateTime<Utc>,
 }
 
 fn read(row: &Row) -> Result<UserRow> {
@@ -114,17 +112,17 @@ impl Tx {
     /// # Errors
     /// [`crate::Error::Conflict`] on `pk_users`, `ix_users_email`, `uq_users_username` or for a missing domain,
     /// [`crate::Error::TooLong`].
-    pub async fn insert_user(&mut self, user: &NewUser) -> Result<()> {
+    pub async fn insert_user(&mut self, user: &NewUser, at: DateTime<Utc>) -> Result<()> {
         let values = vec![
             ("uuid", user.uuid.into()),
-            ("username", (&user.username).into()),
+            ("username", user.username.as_deref().into()),
             ("email", (&user.email).into()),
             ("password", user.password.as_deref().into()),
             ("need_password_change", user.need_password_change.into()),
             ("full_name", user.full_name.as_deref().into()),
             ("description", user.description.as_deref().into()),
             ("is_active", user.is_active.into()),
-            ("created_at", user.created_at.into()),
+            ("created_at", at.into()),
             ("domain_name", (&user.domain_name).into()),
             ("role", user.role.into()),
         ];

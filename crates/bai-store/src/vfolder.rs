@@ -50,8 +50,6 @@ pub struct NewVFolder {
     pub user: Option<UserId>,
     /// The group, unless it is a user's.
     pub group: Option<GroupId>,
-    /// When it is made.
-    pub created_at: DateTime<Utc>,
 }
 
 fn read(row: &Row) -> Result<VFolderRow> {
@@ -126,7 +124,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`crate::Error::Conflict`] on `pk_vfolders` or for a missing user or group, [`crate::Error::TooLong`].
-    pub async fn insert_vfolder(&mut self, folder: &NewVFolder) -> Result<()> {
+    pub async fn insert_vfolder(&mut self, folder: &NewVFolder, at: DateTime<Utc>) -> Result<()> {
         let values = vec![
             ("id", folder.id.into()),
             ("host", (&folder.host).into()),
@@ -135,7 +133,7 @@ impl Tx {
             ("max_size", 1_048_576.into()),
             ("num_files", 0.into()),
             ("cur_size", 0.into()),
-            ("created_at", folder.created_at.into()),
+            ("created_at", at.into()),
             ("user", folder.user.into()),
             ("group", folder.group.into()),
         ];
