@@ -1,11 +1,19 @@
 //! What an agent tells `bai-runner sandbox` to build around a session on the process runtime.
 //!
-//! The agent writes one [`SandboxSpec`] as JSON; the runner builds the namespaces, mounts and limits, reports each
-//! thing that the machine refused in a [`SandboxReport`], and becomes the session's first process.
+//! The conversation happens over the runner's standard input, one end of a unix socket pair:
+//!
+//! 1. the agent writes one [`SandboxSpec`] as a line of JSON;
+//! 2. the runner builds the namespaces, mounts and limits, and answers one [`SandboxReport`] as a line of JSON, which
+//!    names each thing that the machine refused;
+//! 3. the agent makes a durable note of the process and writes [`GO`]; only then does the session's program start.
+//!    A socket that ends before that ends the sandbox.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+/// The byte that lets a reported sandbox start its session.
+pub const GO: u8 = b'g';
 
 /// A sandbox to be built. Paths are absolute paths of the host unless they say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +24,10 @@ pub struct SandboxSpec {
     pub work_dir: String,
     /// Becomes `/home/config`, read-only.
     pub config_dir: String,
-    /// Directory for the runner's unix socket (`runner.sock`), bound at `/run/bai`.
+    /// Directory for the runner's unix socket (`runner.sock`) and log (`runner.log`). Both are opened before the
+    /// sandbox exists and the directory is not visible inside, so that user code can neither replace them nor pose
+    /// as the agent.
     pub socket_dir: String,
-    /// An empty host directory on which the private root is mounted.
-    pub root_dir: String,
     /// More host paths to bind: folders, extra read-only trees.
     pub binds: Vec<Bind>,
     /// The host user and group that `work` (uid and gid 1000 inside) maps to.
@@ -49,8 +57,12 @@ pub struct Bind {
 /// Limits by rlimits, which hold wherever cgroups are refused. The agent itself places the sandbox into cgroups.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Address-space limit for every process in bytes; only set when the memory cgroup is not available.
-    pub address_space: Option<u64>,
+    /// Limit of writable private memory for every process in bytes (`RLIMIT_DATA`: an address-space limit would
+    /// break programs that reserve more than they use, as Go, Java and Node do). Only set when the memory cgroup is
+    /// not available.
+    pub memory: Option<u64>,
+    /// Size of `/tmp` and of `/dev/shm` in bytes.
+    pub tmp_size: Option<u64>,
     pub open_files: u64,
     pub processes: Option<u64>,
     pub file_size: Option<u64>,

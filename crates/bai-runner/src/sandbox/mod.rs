@@ -1,0 +1,232 @@
+//! Builds a session's sandbox on the process runtime and becomes the session: `bai-runner sandbox`.
+//!
+//! Three processes, of which one stays:
+//!
+//! - the *outer* one, started by the agent (and already in the session's cgroups): opens what needs the agent's
+//!   rights (the runner's socket and log, and, as root, the mounts), and writes the user map of the next;
+//! - the *middle* one: enters the user namespace and the others, and starts
+//! - the *first* one, pid 1 of the new namespaces and a child of the agent: builds the root, confines itself, reports,
+//!   waits for the agent's word, and starts the runner proper (`init`).
+//!
+//! Invariants: exactly one report goes to the agent; no code of a user runs before the agent has said so; if the agent
+//! goes away before, nothing is left; every protection that is refused is in the report, none is skipped silently.
+//!
+//! Not here: cgroups (the agent), what the runner does (`crate::session`).
+
+mod confine;
+mod control;
+mod identity;
+mod init;
+mod root;
+mod seccomp;
+mod sys;
+mod tree;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
+
+use bai_proto::sandbox::{Network, SandboxSpec};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::waitpid;
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
+
+use self::control::{Control, Fatal, Ledger, OrFatal};
+use self::identity::Identity;
+use self::sys::Side;
+use self::tree::Item;
+
+/// A log that has grown beyond this is started anew with the next start of the session.
+const MAX_LOG: u64 = 256 << 10;
+
+/// The `sandbox` command. Must be called before the program has started a thread.
+pub fn run() -> ExitCode {
+    let control = sys::close_from(3).and_then(|()| Control::from_stdin());
+    let Ok(control) = control else {
+        return ExitCode::from(2);
+    };
+    sys::clear_environment();
+    match control.read_spec().and_then(|spec| outer(&control, &spec)) {
+        Ok(code) => ExitCode::from(code),
+        Err(fatal) => {
+            control.report_fatal(fatal);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the first process inherits from the outer one.
+struct Inheritance {
+    listener: UnixListener,
+    /// The mounts, where they had to be opened with root's rights.
+    items: Option<Vec<Item>>,
+    ledger: Ledger,
+}
+
+fn outer(control: &Control, spec: &SandboxSpec) -> Result<u8, Fatal> {
+    // Fails only for the leader of a process group, which is as far from the agent's terminal.
+    let _ = setsid();
+    let listener = prepare_socket_dir(&spec.socket_dir)?;
+    let mut ledger = Ledger::default();
+    let identity = Identity::establish(spec, &mut ledger)?;
+    let items = if identity.privileged {
+        Some(tree::open_all(spec)?)
+    } else {
+        None
+    };
+    let inheritance = Inheritance {
+        listener,
+        items,
+        ledger,
+    };
+    let (mut here, there) = UnixStream::pair().or_fatal("make a socket pair")?;
+    match sys::fork().or_fatal("start a process")? {
+        Side::Child => {
+            drop(here);
+            let failure = middle(control, spec, identity, inheritance, there).err();
+            let code = i32::from(failure.is_some());
+            if let Some(fatal) = failure {
+                control.report_fatal(fatal);
+            }
+            sys::exit_now(code)
+        }
+        Side::Parent(middle) => {
+            drop((there, inheritance));
+            // An end without a word is the middle process's failure, which it has reported itself.
+            if here.read_exact(&mut [0]).is_ok() {
+                identity.write_maps(middle)?;
+                let _ = here.write_all(&[0]);
+            }
+            let _ = waitpid(middle, None);
+            Ok(0)
+        }
+    }
+}
+
+/// Opens the runner's socket and log, and makes the log this process's output.
+///
+/// Done by name relative to the directory: the path of a unix socket may not be longer than 107 bytes.
+fn prepare_socket_dir(path: &str) -> Result<UnixListener, Fatal> {
+    chdir(path).or_fatal(format!("enter {path}"))?;
+    let redirect = || -> io::Result<()> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open("runner.log")?;
+        if log.metadata()?.len() > MAX_LOG {
+            log.set_len(0)?;
+        }
+        dup2_stdin(File::open("/dev/null")?)?;
+        dup2_stdout(&log)?;
+        Ok(dup2_stderr(&log)?)
+    };
+    redirect().or_fatal(format!("open {path}/runner.log"))?;
+    match std::fs::remove_file("runner.sock") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind("runner.sock"),
+    }
+    .or_fatal(format!("listen on {path}/runner.sock"))
+}
+
+fn middle(
+    control: &Control,
+    spec: &SandboxSpec,
+    identity: Identity,
+    mut inheritance: Inheritance,
+    mut outer: UnixStream,
+) -> Result<(), Fatal> {
+    let ledger = &mut inheritance.ledger;
+    let enter = |namespaces| unshare(namespaces).map_err(io::Error::from);
+    enter(CloneFlags::CLONE_NEWUSER).map_err(|error| identity::explain_user_namespace(&error))?;
+    let mapped = outer.write_all(&[0]).and_then(|()| outer.read_exact(&mut [0]));
+    if mapped.is_err() {
+        // The outer process has reported why.
+        return Ok(());
+    }
+    identity.assume()?;
+    ledger.enforced("user namespace");
+    let needed = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    enter(needed).map_err(|error| identity::explain_user_namespace(&error))?;
+    for name in [
+        "mount namespace",
+        "pid namespace",
+        "ipc namespace",
+        "uts namespace",
+    ] {
+        ledger.enforced(name);
+    }
+    let network = isolate_network(spec.network, ledger);
+    ledger.note("cgroup namespace", enter(CloneFlags::CLONE_NEWCGROUP));
+    // Only this process learns the number that the first one has outside.
+    let (mut name, mut naming) = io::pipe().or_fatal("make a pipe")?;
+    match sys::fork_sibling().or_fatal("start the first process")? {
+        Side::Parent(first) => naming
+            .write_all(&first.as_raw().to_ne_bytes())
+            .or_fatal("name the first process"),
+        Side::Child => {
+            drop((outer, naming));
+            let mut pid = [0; 4];
+            name.read_exact(&mut pid)
+                .or_fatal("learn the first process's name")?;
+            drop(name);
+            first(control, spec, network, inheritance, i32::from_ne_bytes(pid))
+        }
+    }
+}
+
+fn isolate_network(wanted: Network, ledger: &mut Ledger) -> Network {
+    if wanted == Network::Host {
+        return Network::Host;
+    }
+    let isolated = unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(io::Error::from)
+        .and_then(|()| sys::loopback_up());
+    match isolated {
+        Ok(()) => {
+            ledger.enforced("network namespace");
+            Network::Isolated
+        }
+        Err(error) => {
+            ledger.refused(
+                "network namespace",
+                format!("{error}; the session uses the host's network"),
+            );
+            Network::Host
+        }
+    }
+}
+
+fn first(
+    control: &Control,
+    spec: &SandboxSpec,
+    network: Network,
+    inheritance: Inheritance,
+    pid: i32,
+) -> Result<(), Fatal> {
+    let Inheritance {
+        listener,
+        items,
+        mut ledger,
+    } = inheritance;
+    let _ = setsid();
+    sethostname(&spec.hostname).or_fatal("set the host name")?;
+    let items = items.map_or_else(|| tree::open_all(spec), Ok)?;
+    root::build(spec, items, network, &mut ledger)?;
+    confine::confine(spec, &mut ledger)?;
+    control.report(&ledger.into_report(pid));
+    if !control.wait_for_go() {
+        return Ok(());
+    }
+    if !spec.dies_with_agent {
+        control.hang_up();
+    }
+    let leash = spec.dies_with_agent.then_some(control);
+    let code = init::supervise(leash, move || crate::session::serve(listener, spec))?;
+    sys::exit_now(code)
+}

@@ -1,0 +1,284 @@
+//! Starts the built runner as an agent would, as root and as an ordinary user, and runs commands inside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bai_proto::runner::{Frame, Record, Request};
+use bai_proto::sandbox::{GO, Limits, Network, SandboxReport, SandboxSpec};
+
+/// Whoever starts the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starter {
+    /// Root, which maps another user of the host.
+    Root,
+    /// An ordinary user, which maps itself.
+    User,
+}
+
+const NOBODY: u32 = 65534;
+const MAPPED: u32 = 600_100_007;
+
+/// The starters that this test run can play.
+pub fn starters() -> Vec<Starter> {
+    if nix::unistd::geteuid().is_root() {
+        vec![Starter::Root, Starter::User]
+    } else {
+        println!("SKIPPED: the sandbox as started by root, because the tests do not run as root");
+        vec![Starter::User]
+    }
+}
+
+/// A directory of one kernel and what is needed to start it.
+pub struct Kernel {
+    starter: Starter,
+    dir: tempfile::TempDir,
+    pub spec: SandboxSpec,
+}
+
+impl Kernel {
+    pub fn new(starter: Starter) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let is_root = nix::unistd::geteuid().is_root();
+        let (uid, gid) = match starter {
+            Starter::Root => (MAPPED, MAPPED),
+            Starter::User if is_root => (NOBODY, NOBODY),
+            Starter::User => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+        };
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+        fs::copy(env!("CARGO_BIN_EXE_bai-runner"), dir.path().join("bai-runner"))
+            .expect("a copy of the runner");
+        let sub = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).expect("a directory");
+            if is_root {
+                chown(&path, Some(uid), Some(gid)).expect("an owner");
+            }
+            path.to_str().expect("a plain path").to_owned()
+        };
+        let spec = SandboxSpec {
+            kernel_id: "00000000-0000-0000-0000-000000000001".to_owned(),
+            hostname: "kernel".to_owned(),
+            work_dir: sub("work"),
+            config_dir: sub("config"),
+            socket_dir: sub("run"),
+            binds: Vec::new(),
+            host_uid: uid,
+            host_gid: gid,
+            environ: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
+            limits: Limits {
+                open_files: 1024,
+                processes: Some(64),
+                tmp_size: Some(64 << 20),
+                ..Limits::default()
+            },
+            network: Network::Isolated,
+            runtime_type: "shell".to_owned(),
+            runtime_path: None,
+            dies_with_agent: true,
+        };
+        fs::write(dir.path().join("config/environ.txt"), "A=b\n").expect("a file");
+        Self { starter, dir, spec }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts the sandbox up to its report.
+    pub fn launch(&self) -> Launched {
+        let (mut control, theirs) = UnixStream::pair().expect("a socket pair");
+        let mut command = Command::new(self.path("bai-runner"));
+        command
+            .arg("sandbox")
+            .env("SECRET", "of the agent")
+            .stdin(Stdio::from(OwnedFd::from(theirs)));
+        if self.starter == Starter::User && nix::unistd::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let begun = Instant::now();
+        let mut outer = command.spawn().expect("the runner starts");
+        drop(command);
+        let mut line = serde_json::to_vec(&self.spec).expect("JSON");
+        line.push(b'\n');
+        control.write_all(&line).expect("the specification is read");
+        control
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
+        let mut line = String::new();
+        BufReader::new(control.try_clone().expect("a descriptor"))
+            .read_line(&mut line)
+            .expect("a report");
+        let report: SandboxReport = serde_json::from_str(&line).unwrap_or_else(|error| {
+            let log = fs::read_to_string(self.path("run/runner.log")).unwrap_or_default();
+            panic!("no report: {error}: {line:?}; log: {log}")
+        });
+        let took = begun.elapsed();
+        reap(&mut outer);
+        Launched {
+            control: Some(control),
+            report,
+            took,
+        }
+    }
+
+    /// Starts the sandbox and its session.
+    pub fn start(&self) -> Session {
+        let mut launched = self.launch();
+        assert_eq!(launched.report.fatal, None);
+        launched.say(GO);
+        let stream = UnixStream::connect(self.path("run/runner.sock")).expect("the runner accepts");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a timeout");
+        Session { stream, launched }
+    }
+}
+
+fn reap(child: &mut Child) {
+    child.wait().expect("the outer process ends");
+}
+
+pub struct Launched {
+    pub control: Option<UnixStream>,
+    pub report: SandboxReport,
+    pub took: Duration,
+}
+
+impl Launched {
+    pub fn say(&mut self, word: u8) {
+        self.control
+            .as_mut()
+            .expect("connected")
+            .write_all(&[word])
+            .expect("heard");
+    }
+
+    /// Drops the agent's end of the control socket, as its death would.
+    pub fn forsake(&mut self) {
+        self.control = None;
+    }
+
+    pub fn has(&self, protection: &str) -> bool {
+        self.report
+            .enforced
+            .iter()
+            .any(|name| name.starts_with(protection))
+    }
+
+    /// Waits until the session's first process is gone and reaps it.
+    pub fn wait_gone(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.report.pid);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
+                Ok(nix::sys::wait::WaitStatus::StillAlive) => {}
+                Ok(_) => return,
+                Err(error) => panic!("the session's first process is not a child of the agent: {error}"),
+            }
+            assert!(Instant::now() < deadline, "the session does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.report.pid);
+        if self.report.pid > 1 && is_our_sandbox(self.report.pid) {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(pid, None);
+        }
+    }
+}
+
+fn is_our_sandbox(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.contains(&format!("PPid:\t{}\n", std::process::id()))
+}
+
+pub struct Session {
+    stream: UnixStream,
+    pub launched: Launched,
+}
+
+/// What a command inside said.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub out: String,
+    pub err: String,
+    pub code: Option<i32>,
+}
+
+impl Session {
+    /// Runs a shell command inside.
+    pub fn sh(&mut self, command: &str) -> Said {
+        self.send(&Request::Exec(command.to_owned()));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        loop {
+            let frame = Frame::read_from(&mut self.stream)
+                .expect("a frame")
+                .expect("the session lives");
+            match Record::from_frame(frame) {
+                Record::Stdout(bytes) => out.extend(bytes),
+                Record::Stderr(bytes) => err.extend(bytes),
+                Record::Finished { exit_code } => {
+                    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+                    return Said {
+                        out: text(out),
+                        err: text(err),
+                        code: exit_code,
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub fn send(&mut self, request: &Request) {
+        request
+            .to_frame()
+            .write_to(&mut self.stream)
+            .expect("the session reads");
+    }
+
+    /// The trimmed output of a command that must succeed.
+    pub fn ok(&mut self, command: &str) -> String {
+        let said = self.sh(command);
+        assert_eq!(said.code, Some(0), "{command}: {said:?}");
+        said.out.trim().to_owned()
+    }
+
+    /// Asserts that a command fails.
+    pub fn fails(&mut self, command: &str) -> Said {
+        let said = self.sh(command);
+        assert_ne!(said.code, Some(0), "{command} must not succeed: {said:?}");
+        said
+    }
+
+    /// Whether the stream has ended.
+    pub fn ended(&mut self) -> bool {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).is_ok()
+    }
+}
+
+/// Whether any process of the host runs the given unique command line.
+pub fn is_running(marker: &str) -> bool {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let path: &Path = &entry.path();
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        entry.file_name().to_string_lossy() != std::process::id().to_string()
+            && String::from_utf8_lossy(&line).contains(marker)
+    })
+}
