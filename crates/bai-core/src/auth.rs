@@ -157,7 +157,10 @@ impl Manager {
         let identity = op.identity()?;
         self.usage.note_request(&identity.access_key, op.now);
         let window = Duration::from_secs(RATE_LIMIT_WINDOW);
-        let count = self.broker.hit(identity.access_key.as_str(), window).await?;
+        let count = self
+            .broker
+            .hit(identity.access_key.as_str(), op.now, window)
+            .await?;
         let remaining = identity
             .rate_limit
             .checked_sub(count)

@@ -15,18 +15,21 @@ use bai_model::{AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
 use bai_proto::event::AgentEvent;
 use bai_store::Store;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::reconcile::InFlight;
-use crate::{Result, auth};
+use crate::{Error, Result, auth};
 
 /// How often written-behind counters reach the database.
 const FLUSH_PERIOD: Duration = Duration::from_secs(1);
 /// How often every record is compared with what the agents say, beside the nudges.
 const RECONCILE_PERIOD: Duration = Duration::from_secs(10);
+
+/// How long the first heartbeat of an agent is waited for.
+const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a manager is made of.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct Manager {
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     nudge: Notify,
+    /// Whether an agent's first heartbeat was recorded.
+    pub(crate) registered: watch::Sender<bool>,
 }
 
 impl Manager {
@@ -76,6 +81,7 @@ impl Manager {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             nudge: Notify::new(),
+            registered: watch::Sender::new(false),
         });
         manager.config.put("manager/status", "running").await?;
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
@@ -118,6 +124,25 @@ impl Manager {
             }
             manager.lock_agents().remove(&id);
         });
+    }
+
+    /// Waits until an agent has registered, which the first heartbeat of an attached one does.
+    ///
+    /// # Errors
+    /// [`Error::ServiceUnavailable`] when none does within ten seconds.
+    pub async fn wait_for_agent(&self) -> Result<()> {
+        let mut registered = self.registered.subscribe();
+        match tokio::time::timeout(
+            REGISTRATION_DEADLINE,
+            registered.wait_for(|registered| *registered),
+        )
+        .await
+        {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::ServiceUnavailable(
+                "no agent registered in time".to_owned(),
+            )),
+        }
     }
 
     pub(crate) fn agent(&self, id: &AgentId) -> Option<Arc<dyn AgentRpc>> {

@@ -366,6 +366,7 @@ impl Manager {
         )
         .await?;
         tx.commit().await?;
+        self.registered.send_replace(true);
         self.nudge_reconcilers();
         Ok(())
     }

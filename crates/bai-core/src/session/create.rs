@@ -21,8 +21,8 @@ const MAX_ATTEMPTS: usize = 8;
 /// What recording a session found.
 enum Recorded {
     New(KernelId),
-    /// A live session of that name.
-    Existing(Box<KernelRow>),
+    /// There is a live session of that name.
+    NameTaken,
 }
 
 /// Everything about the owner and the place that recording needs, gathered before the transaction.
@@ -100,7 +100,7 @@ impl Manager {
             match self.record_session(op, &plan).await? {
                 Recorded::New(kernel) => return self.await_creation(&request, kernel).await,
                 // Somebody was faster; look at theirs.
-                Recorded::Existing(_) => {}
+                Recorded::NameTaken => {}
             }
         }
         Err(Error::ServiceUnavailable(format!(
@@ -159,8 +159,12 @@ impl Manager {
     async fn record_session(&self, op: &Op, plan: &Plan<'_>) -> Result<Recorded> {
         let owner = &plan.owner.access_key;
         let mut tx = self.store.begin().await?;
-        if let Some(existing) = tx.live_kernel_by_name(owner, plan.request.name.as_str()).await? {
-            return Ok(Recorded::Existing(Box::new(existing)));
+        if tx
+            .live_kernel_by_name(owner, plan.request.name.as_str())
+            .await?
+            .is_some()
+        {
+            return Ok(Recorded::NameTaken);
         }
         if tx.count_live_sessions(owner).await? >= plan.owner.policy.max_concurrent_sessions {
             return Err(Error::QuotaExceeded);

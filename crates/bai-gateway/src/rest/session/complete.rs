@@ -16,15 +16,15 @@ pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
         .unwrap_or_default()
         .to_owned();
     let options = members.get("options").cloned().unwrap_or_default();
-    answer(&call, code, options).await
+    answer(call, code, options).await
 }
 
 /// The answer to a completion, also in the execute call's `complete` mode.
-pub(super) async fn answer(call: &Call, code: String, options: Value) -> Result<Answer, Problem> {
+pub(super) async fn answer(call: Call, code: String, options: Value) -> Result<Answer, Problem> {
     let completions = call
         .gateway
         .manager
-        .session_complete(&call.op, &session(call), code, options)
+        .session_complete(&call.op, &session(&call), code, options)
         .await?;
     json(
         StatusCode::OK,

@@ -28,7 +28,7 @@ pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
     } else {
         match decode(&members)? {
             Decoded::Run(request) => request,
-            Decoded::Complete { code, options } => return complete::answer(&call, code, options).await,
+            Decoded::Complete { code, options } => return complete::answer(call, code, options).await,
         }
     };
     let sent_run_id = request.run_id.clone();

@@ -1,0 +1,252 @@
+//! An agent without a host: kernels are entries of a map, and code is a few words it understands.
+//!
+//! Query mode: `print <text>` writes to stdout, `input` waits for input and prints it, `wait` runs until interrupted or
+//! destroyed, `fail <text>` is an exception of the agent; anything else runs and prints nothing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bai_model::{AgentId, KernelId, ResourceSlot, RunId, SlotTypes};
+use bai_proto::agent::{
+    AgentError, AgentRpc, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, FileListing, KernelConfig,
+    KernelCreated, RunStatus, ServicePort,
+};
+use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+/// The image that the fake agent offers, with the alias `python`.
+pub const IMAGE: &str = "index.docker.io/lablup/python:3.6-debian";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct FakeAgent {
+    state: Mutex<State>,
+    interrupts: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kernels: BTreeMap<KernelId, KernelConfig>,
+    waiting_for_input: HashSet<KernelId>,
+    /// What the next creation answers instead of succeeding.
+    next_creation_fails: Option<AgentError>,
+    /// Calls in order, by name.
+    calls: Vec<String>,
+    files: BTreeMap<(KernelId, String), Bytes>,
+}
+
+impl FakeAgent {
+    /// What its heartbeat says: 8 cores, 16 GiB, one image.
+    pub fn info() -> AgentInfo {
+        let amounts = json!({ "cpu": "8", "mem": "17179869184" });
+        AgentInfo {
+            id: AgentId("i-fake".to_owned()),
+            region: "local".to_owned(),
+            addr: "inproc://i-fake".to_owned(),
+            version: "19.06.0".to_owned(),
+            available_slots: ResourceSlot::from_stored(&amounts).0,
+            slot_types: SlotTypes::intrinsic(),
+            compute_plugins: json!({}),
+            images: vec![
+                image(IMAGE, &["python"]),
+                image("index.docker.io/lablup/python:3.7-debian", &[]),
+            ],
+        }
+    }
+
+    /// Makes the next creation fail.
+    pub fn fail_next_creation(&self, error: AgentError) {
+        self.lock().next_creation_fails = Some(error);
+    }
+
+    /// The names of the calls so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.lock().calls.clone()
+    }
+
+    /// Loses a kernel, as a crash of the host would.
+    pub fn forget(&self, kernel: KernelId) {
+        self.lock().kernels.remove(&kernel);
+    }
+
+    /// The kernels that run.
+    pub fn kernels(&self) -> Vec<KernelId> {
+        self.lock().kernels.keys().copied().collect()
+    }
+
+    /// How a kernel was asked for.
+    pub fn config(&self, kernel: KernelId) -> Option<KernelConfig> {
+        self.lock().kernels.get(&kernel).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no test panicked inside the fake agent")
+    }
+
+    fn known(&self, call: &str, kernel: KernelId) -> Result<(), AgentError> {
+        let mut state = self.lock();
+        state.calls.push(call.to_owned());
+        if state.kernels.contains_key(&kernel) {
+            Ok(())
+        } else {
+            Err(AgentError::exception("KeyError", kernel.to_string()))
+        }
+    }
+}
+
+fn image(canonical: &str, aliases: &[&str]) -> AgentImage {
+    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    AgentImage {
+        canonical: canonical.to_owned(),
+        digest: format!("sha256:{:064}", canonical.len()),
+        labels: pairs(&[("ai.backend.kernelspec", "1"), ("ai.backend.runtime-type", "python")]),
+        aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        resource_min: pairs(&[("cpu", "1"), ("mem", "256m")]),
+    }
+}
+
+fn created() -> KernelCreated {
+    KernelCreated {
+        kernel_host: None,
+        repl_in_port: 30000,
+        repl_out_port: 30001,
+        stdin_port: 0,
+        stdout_port: 0,
+        service_ports: vec![ServicePort { name: "jupyter".into(), protocol: "http".into(), container_port: 8080, host_port: 30002 }],
+        container_id: "fake".to_owned(),
+    }
+}
+
+fn reply(run_id: RunId, status: RunStatus, console: Vec<ConsoleItem>) -> ExecuteReply {
+    let is_waiting = status == RunStatus::WaitingInput;
+    ExecuteReply {
+        run_id,
+        status,
+        exit_code: (status == RunStatus::Finished).then_some(0),
+        options: is_waiting.then(|| json!({ "is_password": false }).as_object().cloned().unwrap_or_default()),
+        console,
+        files: Vec::new(),
+    }
+}
+
+#[async_trait]
+impl AgentRpc for FakeAgent {
+    async fn create_kernel(&self, kernel: KernelId, config: KernelConfig) -> Result<KernelCreated, AgentError> {
+        let mut state = self.lock();
+        state.calls.push("create_kernel".to_owned());
+        if let Some(error) = state.next_creation_fails.take() {
+            return Err(error);
+        }
+        state.kernels.insert(kernel, config);
+        Ok(created())
+    }
+
+    async fn destroy_kernel(&self, kernel: KernelId) -> Result<Option<Value>, AgentError> {
+        let mut state = self.lock();
+        state.calls.push("destroy_kernel".to_owned());
+        let stats = state.kernels.remove(&kernel).map(|_| json!({ "version": 2 }));
+        drop(state);
+        self.interrupts.notify_waiters();
+        Ok(stats)
+    }
+
+    async fn restart_kernel(&self, kernel: KernelId, config: KernelConfig) -> Result<KernelCreated, AgentError> {
+        self.known("restart_kernel", kernel)?;
+        self.lock().kernels.insert(kernel, config);
+        Ok(created())
+    }
+
+    async fn execute(&self, kernel: KernelId, request: ExecuteRequest) -> Result<Option<ExecuteReply>, AgentError> {
+        self.known("execute", kernel)?;
+        let run_id = request.run_id.unwrap_or_else(|| RunId("0".repeat(32)));
+        let stdout = |text: &str| vec![ConsoleItem::Stdout(text.to_owned())];
+        let (word, rest) = request.code.split_once(' ').unwrap_or((&request.code, ""));
+        Ok(Some(match (request.mode, word) {
+            (ExecuteMode::Query, "print") => reply(run_id, RunStatus::Finished, stdout(&format!("{rest}\n"))),
+            (ExecuteMode::Query, "fail") => return Err(AgentError::exception("RuntimeError", rest)),
+            (ExecuteMode::Query, "input") => {
+                self.lock().waiting_for_input.insert(kernel);
+                reply(run_id, RunStatus::WaitingInput, stdout("name? "))
+            }
+            (ExecuteMode::Query, "wait") => {
+                self.interrupts.notified().await;
+                if !self.lock().kernels.contains_key(&kernel) {
+                    return Ok(None);
+                }
+                reply(run_id, RunStatus::Finished, Vec::new())
+            }
+            (ExecuteMode::Input, _) if self.lock().waiting_for_input.remove(&kernel) => {
+                reply(run_id, RunStatus::Finished, stdout(&format!("got {}\n", request.code)))
+            }
+            (ExecuteMode::Batch, _) => reply(run_id, RunStatus::CleanFinished, Vec::new()),
+            _ => reply(run_id, RunStatus::Finished, Vec::new()),
+        }))
+    }
+
+    async fn interrupt_kernel(&self, kernel: KernelId) -> Result<(), AgentError> {
+        self.known("interrupt_kernel", kernel)?;
+        self.interrupts.notify_waiters();
+        Ok(())
+    }
+
+    async fn get_completions(&self, kernel: KernelId, code: String, _: Value) -> Result<Vec<String>, AgentError> {
+        self.known("get_completions", kernel)?;
+        Ok(vec![format!("{code}_completed")])
+    }
+
+    async fn get_logs(&self, kernel: KernelId) -> Result<String, AgentError> {
+        self.known("get_logs", kernel)?;
+        Ok("the log\n".to_owned())
+    }
+
+    async fn upload_file(&self, kernel: KernelId, path: String, data: Bytes) -> Result<(), AgentError> {
+        self.known("upload_file", kernel)?;
+        self.lock().files.insert((kernel, path), data);
+        Ok(())
+    }
+
+    async fn download_file(&self, kernel: KernelId, path: String) -> Result<Bytes, AgentError> {
+        self.known("download_file", kernel)?;
+        let found = self.lock().files.get(&(kernel, path.clone())).cloned();
+        found.ok_or_else(|| {
+            AgentError::exception("FileNotFoundError", format!("Could not found the file: /home/work/{path}"))
+        })
+    }
+
+    async fn list_files(&self, kernel: KernelId, path: String) -> Result<FileListing, AgentError> {
+        self.known("list_files", kernel)?;
+        if path != "." {
+            return Ok(FileListing { files: String::new(), errors: "No such file or directory".into(), abspath: None });
+        }
+        let names: Vec<Value> = self.lock().files.keys().map(|(_, name)| json!({ "filename": name })).collect();
+        Ok(FileListing { files: json!(names).to_string(), errors: String::new(), abspath: Some("/home/work/\n".into()) })
+    }
+
+    async fn refresh_idle(&self, kernel: KernelId) -> Result<(), AgentError> {
+        self.known("refresh_idle", kernel)
+    }
+
+    async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {
+        Ok(self.kernels())
+    }
+
+    async fn reset_agent(&self) -> Result<(), AgentError> {
+        self.lock().kernels.clear();
+        Ok(())
+    }
+}
+
+/// A channel on which the agent's heartbeat already waits.
+pub fn events() -> (tokio::sync::mpsc::Sender<AgentEvent>, tokio::sync::mpsc::Receiver<AgentEvent>) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(64);
+    sender.try_send(AgentEvent::InstanceHeartbeat(FakeAgent::info())).expect("an empty channel");
+    (sender, receiver)
+}
+
+/// An agent as the manager holds it.
+pub fn as_rpc(agent: &Arc<FakeAgent>) -> Arc<dyn AgentRpc> {
+    agent.clone()
+}

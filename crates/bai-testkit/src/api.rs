@@ -1,0 +1,188 @@
+//! The API in process, and requests to it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bai_backplane::config::Config;
+use bai_backplane::{broker, kv};
+use bai_core::{Manager, ManagerOptions};
+use bai_gateway::auth::date;
+use bai_gateway::auth::signature::{Algorithm, Signed, sign};
+use bai_gateway::GatewayOptions;
+use bai_model::AgentId;
+use bai_model::time::Clock;
+use bai_proto::event::AgentEvent;
+use bai_store::{Store, fixture};
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::ambient::{ManualClock, SeededRandom};
+use crate::cast::{self, Role};
+use crate::{FakeAgent, agent};
+
+/// A booted system.
+#[derive(Debug)]
+pub struct Api {
+    pub agent: Arc<FakeAgent>,
+    pub clock: Arc<ManualClock>,
+    pub manager: Arc<Manager>,
+    pub store: Store,
+    pub config: Config,
+    /// Events of the agent.
+    pub events: mpsc::Sender<AgentEvent>,
+    router: axum::Router,
+}
+
+/// A request to be signed and sent.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub role: Role,
+    pub method: String,
+    pub target: String,
+    pub version: &'static str,
+    pub headers: Vec<(String, String)>,
+    pub content_type: Option<String>,
+    pub body: Vec<u8>,
+}
+
+/// An answer, read whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON, null if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// A header as text, empty if it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Status and JSON in one value, for snapshots.
+    pub fn view(&self) -> Value {
+        serde_json::json!([self.status, self.json()])
+    }
+}
+
+impl Request {
+    /// A signed request without a body.
+    pub fn new(role: Role, method: &str, target: &str) -> Self {
+        Self {
+            role,
+            method: method.to_owned(),
+            target: target.to_owned(),
+            version: "v4.20190615",
+            headers: Vec::new(),
+            content_type: Some("application/json".to_owned()),
+            body: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn json(mut self, body: &Value) -> Self {
+        self.body = body.to_string().into_bytes();
+        self
+    }
+}
+
+impl Api {
+    /// Boots the system with the cast in its database and the fake agent attached.
+    pub async fn start() -> Self {
+        let start: DateTime<Utc> = "2019-07-15T12:34:56Z".parse().expect("a timestamp");
+        let clock = Arc::new(ManualClock::at(start));
+        let random = Arc::new(SeededRandom::default());
+        let store = Store::open("sqlite::memory:").await.expect("a database in memory");
+        let mut tx = store.begin().await.expect("a transaction");
+        // Cost 4: the tests are not about the strength of their passwords.
+        fixture::populate(&mut tx, &cast::fixture(), &|password: &str| Ok(bcrypt::hash(password, 4)?), clock.now())
+            .await
+            .expect("the cast");
+        tx.commit().await.expect("the cast");
+        let kv = kv::open("memory:", clock.clone()).await.expect("a configuration store");
+        let config = Config::new(kv, "test");
+        let broker = broker::open("memory:", clock.clone()).await.expect("a broker");
+        let manager = Manager::start(ManagerOptions {
+            store: store.clone(),
+            config: config.clone(),
+            broker,
+            clock: clock.clone(),
+            random: random.clone(),
+        })
+        .await
+        .expect("a manager");
+        let fake = Arc::new(FakeAgent::default());
+        let (events, incoming) = agent::events();
+        manager.attach_agent(AgentId("i-fake".to_owned()), agent::as_rpc(&fake), incoming);
+        manager.wait_for_agent().await.expect("the agent registers");
+        let options = GatewayOptions { clock: clock.clone(), random, stopping: CancellationToken::new() };
+        let router = bai_gateway::router(Arc::clone(&manager), options);
+        Self { agent: fake, clock, manager, store, config, events, router }
+    }
+
+    /// Sends a signed request with a JSON body.
+    pub async fn call(&self, role: Role, method: &str, target: &str, body: &Value) -> Answer {
+        self.send(Request::new(role, method, target).json(body)).await
+    }
+
+    /// Sends a signed request without a body.
+    pub async fn get(&self, role: Role, target: &str) -> Answer {
+        self.send(Request::new(role, "GET", target)).await
+    }
+
+    /// Signs and sends a request.
+    pub async fn send(&self, request: Request) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("127.0.0.1:8081"));
+        if let Some(content_type) = &request.content_type {
+            headers.insert("content-type", content_type.parse().expect("a content type"));
+        }
+        if let Some((access_key, secret_key)) = request.role.keypair() {
+            let date = self.clock.now().to_rfc3339_opts(SecondsFormat::Micros, false);
+            headers.insert("date", date.parse().expect("a date"));
+            headers.insert("x-backendai-version", HeaderValue::from_static(request.version));
+            let signature = sign(&Signed {
+                algorithm: Algorithm::Sha256,
+                secret_key,
+                signature: "",
+                date: &date::parse(&date, NaiveDate::MIN).expect("a date"),
+                method: &request.method,
+                target: &request.target,
+                headers: &headers,
+                body: &request.body,
+            });
+            let credential = format!("BackendAI signMethod=HMAC-SHA256, credential={access_key}:{signature}");
+            headers.insert("authorization", credential.parse().expect("a header value"));
+        }
+        for (name, value) in &request.headers {
+            let name: HeaderName = name.parse().expect("a header name");
+            headers.insert(name, value.parse().expect("a header value"));
+        }
+        self.send_raw(&request.method, &request.target, headers, request.body).await
+    }
+
+    /// Sends a request exactly as it is.
+    pub async fn send_raw(&self, method: &str, target: &str, headers: HeaderMap, body: Vec<u8>) -> Answer {
+        let mut request = http::Request::new(Body::from(body.clone()));
+        *request.method_mut() = method.parse().expect("a method");
+        *request.uri_mut() = target.parse().expect("a target");
+        *request.headers_mut() = headers;
+        if !body.is_empty() {
+            request.headers_mut().insert("content-length", body.len().into());
+        }
+        let answer = self.router.clone().oneshot(request).await.expect("the router never fails");
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+}
