@@ -98,11 +98,19 @@ impl FakeAgent {
 }
 
 fn image(canonical: &str, aliases: &[&str]) -> AgentImage {
-    let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    };
     AgentImage {
         canonical: canonical.to_owned(),
         digest: format!("sha256:{:064}", canonical.len()),
-        labels: pairs(&[("ai.backend.kernelspec", "1"), ("ai.backend.runtime-type", "python")]),
+        labels: pairs(&[
+            ("ai.backend.kernelspec", "1"),
+            ("ai.backend.runtime-type", "python"),
+        ]),
         aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
         resource_min: pairs(&[("cpu", "1"), ("mem", "256m")]),
     }
@@ -115,7 +123,12 @@ fn created() -> KernelCreated {
         repl_out_port: 30001,
         stdin_port: 0,
         stdout_port: 0,
-        service_ports: vec![ServicePort { name: "jupyter".into(), protocol: "http".into(), container_port: 8080, host_port: 30002 }],
+        service_ports: vec![ServicePort {
+            name: "jupyter".into(),
+            protocol: "http".into(),
+            container_port: 8080,
+            host_port: 30002,
+        }],
         container_id: "fake".to_owned(),
     }
 }
@@ -126,7 +139,12 @@ fn reply(run_id: RunId, status: RunStatus, console: Vec<ConsoleItem>) -> Execute
         run_id,
         status,
         exit_code: (status == RunStatus::Finished).then_some(0),
-        options: is_waiting.then(|| json!({ "is_password": false }).as_object().cloned().unwrap_or_default()),
+        options: is_waiting.then(|| {
+            json!({ "is_password": false })
+                .as_object()
+                .cloned()
+                .unwrap_or_default()
+        }),
         console,
         files: Vec::new(),
     }
@@ -134,7 +152,11 @@ fn reply(run_id: RunId, status: RunStatus, console: Vec<ConsoleItem>) -> Execute
 
 #[async_trait]
 impl AgentRpc for FakeAgent {
-    async fn create_kernel(&self, kernel: KernelId, config: KernelConfig) -> Result<KernelCreated, AgentError> {
+    async fn create_kernel(
+        &self,
+        kernel: KernelId,
+        config: KernelConfig,
+    ) -> Result<KernelCreated, AgentError> {
         let mut state = self.lock();
         state.calls.push("create_kernel".to_owned());
         if let Some(error) = state.next_creation_fails.take() {
@@ -153,13 +175,21 @@ impl AgentRpc for FakeAgent {
         Ok(stats)
     }
 
-    async fn restart_kernel(&self, kernel: KernelId, config: KernelConfig) -> Result<KernelCreated, AgentError> {
+    async fn restart_kernel(
+        &self,
+        kernel: KernelId,
+        config: KernelConfig,
+    ) -> Result<KernelCreated, AgentError> {
         self.known("restart_kernel", kernel)?;
         self.lock().kernels.insert(kernel, config);
         Ok(created())
     }
 
-    async fn execute(&self, kernel: KernelId, request: ExecuteRequest) -> Result<Option<ExecuteReply>, AgentError> {
+    async fn execute(
+        &self,
+        kernel: KernelId,
+        request: ExecuteRequest,
+    ) -> Result<Option<ExecuteReply>, AgentError> {
         self.known("execute", kernel)?;
         let run_id = request.run_id.unwrap_or_else(|| RunId("0".repeat(32)));
         let stdout = |text: &str| vec![ConsoleItem::Stdout(text.to_owned())];
@@ -178,9 +208,11 @@ impl AgentRpc for FakeAgent {
                 }
                 reply(run_id, RunStatus::Finished, Vec::new())
             }
-            (ExecuteMode::Input, _) if self.lock().waiting_for_input.remove(&kernel) => {
-                reply(run_id, RunStatus::Finished, stdout(&format!("got {}\n", request.code)))
-            }
+            (ExecuteMode::Input, _) if self.lock().waiting_for_input.remove(&kernel) => reply(
+                run_id,
+                RunStatus::Finished,
+                stdout(&format!("got {}\n", request.code)),
+            ),
             (ExecuteMode::Batch, _) => reply(run_id, RunStatus::CleanFinished, Vec::new()),
             _ => reply(run_id, RunStatus::Finished, Vec::new()),
         }))
@@ -192,7 +224,12 @@ impl AgentRpc for FakeAgent {
         Ok(())
     }
 
-    async fn get_completions(&self, kernel: KernelId, code: String, _: Value) -> Result<Vec<String>, AgentError> {
+    async fn get_completions(
+        &self,
+        kernel: KernelId,
+        code: String,
+        _: Value,
+    ) -> Result<Vec<String>, AgentError> {
         self.known("get_completions", kernel)?;
         Ok(vec![format!("{code}_completed")])
     }
@@ -212,17 +249,33 @@ impl AgentRpc for FakeAgent {
         self.known("download_file", kernel)?;
         let found = self.lock().files.get(&(kernel, path.clone())).cloned();
         found.ok_or_else(|| {
-            AgentError::exception("FileNotFoundError", format!("Could not found the file: /home/work/{path}"))
+            AgentError::exception(
+                "FileNotFoundError",
+                format!("Could not found the file: /home/work/{path}"),
+            )
         })
     }
 
     async fn list_files(&self, kernel: KernelId, path: String) -> Result<FileListing, AgentError> {
         self.known("list_files", kernel)?;
         if path != "." {
-            return Ok(FileListing { files: String::new(), errors: "No such file or directory".into(), abspath: None });
+            return Ok(FileListing {
+                files: String::new(),
+                errors: "No such file or directory".into(),
+                abspath: None,
+            });
         }
-        let names: Vec<Value> = self.lock().files.keys().map(|(_, name)| json!({ "filename": name })).collect();
-        Ok(FileListing { files: json!(names).to_string(), errors: String::new(), abspath: Some("/home/work/\n".into()) })
+        let names: Vec<Value> = self
+            .lock()
+            .files
+            .keys()
+            .map(|(_, name)| json!({ "filename": name }))
+            .collect();
+        Ok(FileListing {
+            files: json!(names).to_string(),
+            errors: String::new(),
+            abspath: Some("/home/work/\n".into()),
+        })
     }
 
     async fn refresh_idle(&self, kernel: KernelId) -> Result<(), AgentError> {
@@ -240,9 +293,14 @@ impl AgentRpc for FakeAgent {
 }
 
 /// A channel on which the agent's heartbeat already waits.
-pub fn events() -> (tokio::sync::mpsc::Sender<AgentEvent>, tokio::sync::mpsc::Receiver<AgentEvent>) {
+pub fn events() -> (
+    tokio::sync::mpsc::Sender<AgentEvent>,
+    tokio::sync::mpsc::Receiver<AgentEvent>,
+) {
     let (sender, receiver) = tokio::sync::mpsc::channel(64);
-    sender.try_send(AgentEvent::InstanceHeartbeat(FakeAgent::info())).expect("an empty channel");
+    sender
+        .try_send(AgentEvent::InstanceHeartbeat(FakeAgent::info()))
+        .expect("an empty channel");
     (sender, receiver)
 }
 

@@ -6,9 +6,9 @@ use axum::body::Body;
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
+use bai_gateway::GatewayOptions;
 use bai_gateway::auth::date;
 use bai_gateway::auth::signature::{Algorithm, Signed, sign};
-use bai_gateway::GatewayOptions;
 use bai_model::AgentId;
 use bai_model::time::Clock;
 use bai_proto::event::AgentEvent;
@@ -66,7 +66,10 @@ impl Answer {
 
     /// A header as text, empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// Status and JSON in one value, for snapshots.
@@ -102,14 +105,20 @@ impl Api {
         let start: DateTime<Utc> = "2019-07-15T12:34:56Z".parse().expect("a timestamp");
         let clock = Arc::new(ManualClock::at(start));
         let random = Arc::new(SeededRandom::default());
-        let store = Store::open("sqlite::memory:").await.expect("a database in memory");
+        let store = Store::open("sqlite::memory:")
+            .await
+            .expect("a database in memory");
         let mut tx = store.begin().await.expect("a transaction");
         // Cost 4: the tests are not about the strength of their passwords.
-        fixture::populate(&mut tx, &cast::fixture(), &|password: &str| Ok(bcrypt::hash(password, 4)?), clock.now())
-            .await
-            .expect("the cast");
+        fixture::populate(&mut tx, &cast::fixture(), clock.now(), &|password: &str| {
+            bcrypt::hash(password, 4)
+        })
+        .await
+        .expect("the cast");
         tx.commit().await.expect("the cast");
-        let kv = kv::open("memory:", clock.clone()).await.expect("a configuration store");
+        let kv = kv::open("memory:", clock.clone())
+            .await
+            .expect("a configuration store");
         let config = Config::new(kv, "test");
         let broker = broker::open("memory:", clock.clone()).await.expect("a broker");
         let manager = Manager::start(ManagerOptions {
@@ -125,9 +134,21 @@ impl Api {
         let (events, incoming) = agent::events();
         manager.attach_agent(AgentId("i-fake".to_owned()), agent::as_rpc(&fake), incoming);
         manager.wait_for_agent().await.expect("the agent registers");
-        let options = GatewayOptions { clock: clock.clone(), random, stopping: CancellationToken::new() };
+        let options = GatewayOptions {
+            clock: clock.clone(),
+            random,
+            stopping: CancellationToken::new(),
+        };
         let router = bai_gateway::router(Arc::clone(&manager), options);
-        Self { agent: fake, clock, manager, store, config, events, router }
+        Self {
+            agent: fake,
+            clock,
+            manager,
+            store,
+            config,
+            events,
+            router,
+        }
     }
 
     /// Sends a signed request with a JSON body.
@@ -168,7 +189,8 @@ impl Api {
             let name: HeaderName = name.parse().expect("a header name");
             headers.insert(name, value.parse().expect("a header value"));
         }
-        self.send_raw(&request.method, &request.target, headers, request.body).await
+        self.send_raw(&request.method, &request.target, headers, request.body)
+            .await
     }
 
     /// Sends a request exactly as it is.
@@ -180,9 +202,18 @@ impl Api {
         if !body.is_empty() {
             request.headers_mut().insert("content-length", body.len().into());
         }
-        let answer = self.router.clone().oneshot(request).await.expect("the router never fails");
+        let answer = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router never fails");
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        }
     }
 }

@@ -58,7 +58,9 @@ pub fn fixture() -> Value {
     let mut members = Vec::new();
     let mut keypairs = Vec::new();
     for (number, role) in Role::SIGNING.into_iter().enumerate() {
-        let Some((access_key, secret_key)) = role.keypair() else { continue };
+        let Some((access_key, secret_key)) = role.keypair() else {
+            continue;
+        };
         let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
         users.push(json!({
             "uuid": uuid, "username": role.email(), "email": role.email(), "password": PASSWORD, "need_password_change": false,

@@ -5,9 +5,9 @@
 //! A test talks to it as a client does, with signed requests of one of the [`cast::Role`]s.
 
 pub mod agent;
+pub mod ambient;
 pub mod api;
 pub mod cast;
-pub mod ambient;
 
 pub use agent::FakeAgent;
 pub use api::{Answer, Api, Request};
