@@ -3,6 +3,8 @@
 //! Invariants: a runtime never forgets what it started: [`Runtime::adopt`] finds a kernel of a previous agent process
 //! again or says that it is gone; [`Runtime::kill`] returns only when no process of the kernel is left.
 
+pub mod process;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -56,9 +58,15 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn start(&self, spec: &KernelSpec) -> Result<Started, RuntimeError>;
     /// Finds a kernel that a previous agent process started; `None` when it is gone.
     async fn adopt(&self, spec: &KernelSpec, container_id: &str) -> Result<Option<Started>, RuntimeError>;
+    /// Finds a living kernel by the runtime's own records: one whose start was interrupted before its container id was
+    /// told.
+    async fn find(&self, _spec: &KernelSpec) -> Option<Started> {
+        None
+    }
     /// A new connection to the kernel's runner; it replaces an older one.
     async fn connect(&self, spec: &KernelSpec) -> Result<Box<dyn RunnerStream>, RuntimeError>;
-    /// Resolves when the kernel has ended by itself, with the reason (`self-terminated`, `out of memory`, …).
+    /// Resolves when the kernel has ended by itself, with the reason (`self-terminated`, `out-of-memory`). What the
+    /// kernel held besides processes is given back by [`Runtime::kill`], also after this.
     async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String;
     /// Kills every process of the kernel and returns when they are gone. Nothing to kill is success.
     async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError>;

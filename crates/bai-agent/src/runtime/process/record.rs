@@ -1,0 +1,81 @@
+//! What an agent leaves on disk about a running kernel, and the way to the kernel's socket.
+//!
+//! Invariants: a record is replaced in one step. It need not survive the machine, because the kernel does not either;
+//! surviving this process takes no `fsync`.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+use super::cgroup::Groups;
+
+const FILE: &str = "process.json";
+
+/// A kernel that was let go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub container_id: String,
+    pub cgroups: Vec<PathBuf>,
+}
+
+impl Record {
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let new = dir.join("process.json.new");
+        fs::write(&new, serde_json::to_vec(self)?)?;
+        fs::rename(new, dir.join(FILE))
+    }
+
+    pub fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()
+    }
+
+    pub fn read_for(dir: &Path, container_id: &str) -> Option<Self> {
+        Self::read(dir).filter(|record| record.container_id == container_id)
+    }
+
+    pub fn remove(dir: &Path) {
+        let _ = fs::remove_file(dir.join(FILE));
+    }
+
+    pub fn groups(&self) -> Groups {
+        Groups {
+            dirs: self.cgroups.clone(),
+            limits_memory: false,
+        }
+    }
+}
+
+/// Connects to the runner's socket by way of its directory, whose path may be longer than a socket's address.
+pub async fn connect(dir: &Path) -> io::Result<UnixStream> {
+    let dir = fs::File::open(dir)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/runner.sock", dir.as_raw_fd())).await
+}
+
+/// Gives a folder and all in it to the user of a kernel, unless it has it already. Follows no link.
+pub async fn own(folder: PathBuf, owner: (u32, u32)) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || own_now(folder, owner)).await?
+}
+
+fn own_now(folder: PathBuf, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let meta = fs::symlink_metadata(&folder)?;
+    if (meta.uid(), meta.gid()) == (uid, gid) || !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut queue = vec![folder.clone()];
+    while let Some(path) = queue.pop() {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            lchown(entry.path(), Some(uid), Some(gid))?;
+            if entry.file_type()?.is_dir() {
+                queue.push(entry.path());
+            }
+        }
+    }
+    // Last, so that an interrupted pass is repeated.
+    lchown(&folder, Some(uid), Some(gid))
+}

@@ -1,0 +1,299 @@
+//! The process runtime with the real runner: life and death of kernels, limits, adoption.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bai_agent::runtime::process::{Options, ProcessRuntime};
+use bai_agent::runtime::{KernelSpec, RunnerStream, Runtime};
+use bai_model::KernelId;
+use bai_proto::runner::{Frame, Record, Request};
+use tokio::io::AsyncWriteExt;
+
+/// The runner, from `BAI_RUNNER` or from the target directory that this test was built into.
+fn runner() -> Option<PathBuf> {
+    let found = std::env::var_os("BAI_RUNNER").map(PathBuf::from).or_else(|| {
+        let exe = std::env::current_exe().ok()?;
+        Some(exe.parent()?.parent()?.join("bai-runner"))
+    });
+    let found = found.filter(|path| path.is_file());
+    if found.is_none() {
+        println!("SKIPPED: bai-runner is not built; `cargo build -p bai-runner` or set BAI_RUNNER");
+    }
+    found
+}
+
+struct Bench {
+    runtime: ProcessRuntime,
+    spec: KernelSpec,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(index: u32, options: Options) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Longer than a socket's address may be.
+        let scratch = dir.path().join("deep/".repeat(20)).join("kernel");
+        for name in ["work", "config", "run"] {
+            std::fs::create_dir_all(scratch.join(name)).expect("directories");
+        }
+        let id = format!("{:08x}-0000-4000-8000-{index:012x}", std::process::id());
+        let spec = KernelSpec {
+            kernel: KernelId(id.parse().expect("an id")),
+            scratch,
+            environ: BTreeMap::new(),
+            cpu_set: vec![0],
+            memory: 256 << 20,
+            runtime_type: "shell".to_owned(),
+            runtime_path: Some("/bin/sh".to_owned()),
+            binds: Vec::new(),
+            index,
+        };
+        Some(Self {
+            runtime: ProcessRuntime::new(runner()?, options),
+            spec,
+            _dir: dir,
+        })
+    }
+
+    async fn start(&self) -> String {
+        self.runtime
+            .start(&self.spec)
+            .await
+            .expect("the kernel starts")
+            .container_id
+    }
+
+    async fn sh(&self, command: &str) -> (String, Option<i32>) {
+        let mut stream = self
+            .runtime
+            .connect(&self.spec)
+            .await
+            .expect("the runner accepts");
+        exec(&mut *stream, command).await
+    }
+
+    async fn kill(&self, id: &str) {
+        self.runtime.kill(&self.spec, id).await.expect("killed");
+        assert!(groups_of(&self.spec.kernel).is_empty(), "no cgroup is left");
+        assert!(self.runtime.adopt(&self.spec, id).await.expect("asked").is_none());
+    }
+}
+
+async fn exec(stream: &mut dyn RunnerStream, command: &str) -> (String, Option<i32>) {
+    let mut stream = stream;
+    stream
+        .write_all(&Request::Exec(command.to_owned()).to_frame().encode())
+        .await
+        .expect("written");
+    let mut out = Vec::new();
+    loop {
+        let frame = Frame::read_async(&mut stream)
+            .await
+            .expect("a frame")
+            .expect("the session lives");
+        match Record::from_frame(frame) {
+            Record::Stdout(bytes) | Record::Stderr(bytes) => out.extend(bytes),
+            Record::Finished { exit_code } => {
+                return (String::from_utf8_lossy(&out).trim().to_owned(), exit_code);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Directories of a kernel in any cgroup hierarchy.
+fn groups_of(kernel: &KernelId) -> Vec<PathBuf> {
+    let name = format!("bai-{kernel}");
+    let mut found = Vec::new();
+    let mut queue = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = queue.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str() == Some(&name) {
+                found.push(entry.path());
+            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                queue.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+fn alive(id: &str) -> bool {
+    let pid = id.split('-').nth(1).expect("a pid");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ")
+}
+
+#[tokio::test]
+async fn a_kernel_starts_works_and_is_killed() {
+    let Some(bench) = Bench::new(1, Options::default()) else {
+        return;
+    };
+    let begun = Instant::now();
+    let id = bench.start().await;
+    println!(
+        "started in {:?}; refused: {:?}",
+        begun.elapsed(),
+        bench.runtime.refusals()
+    );
+    assert!(id.len() <= 64, "{id}");
+    assert_eq!(
+        bench.sh("echo $((6*7)); id -u").await,
+        ("42\n1000".to_owned(), Some(0))
+    );
+    assert_eq!(bench.sh("nproc").await.0, "1");
+    let stats = bench.runtime.stats(&bench.spec, &id).await.expect("measurements");
+    assert_ne!(stats["mem"]["current"], "0", "{stats}");
+    let begun = Instant::now();
+    bench.kill(&id).await;
+    println!("killed in {:?}", begun.elapsed());
+    assert!(!alive(&id));
+    bench.kill(&id).await;
+}
+
+#[tokio::test]
+async fn a_kernel_outlives_its_agent_and_is_adopted() {
+    let Some(bench) = Bench::new(2, Options::default()) else {
+        return;
+    };
+    let id = bench.start().await;
+    let next = ProcessRuntime::new(runner().expect("found before"), Options::default());
+    let Bench { runtime, spec, _dir } = bench;
+    drop(runtime);
+    assert_eq!(next.find(&spec).await.expect("found").container_id, id);
+    assert!(next.adopt(&spec, &id).await.expect("asked").is_some());
+    assert!(
+        next.adopt(&spec, &format!("{id}7"))
+            .await
+            .expect("asked")
+            .is_none(),
+        "another start time is another one"
+    );
+    let mut stream = next.connect(&spec).await.expect("the runner accepts");
+    assert_eq!(exec(&mut *stream, "echo still here").await.0, "still here");
+    next.kill(&spec, &id).await.expect("killed");
+    assert!(!alive(&id) && groups_of(&spec.kernel).is_empty());
+}
+
+#[tokio::test]
+async fn a_kernel_on_a_leash_dies_with_its_agent() {
+    let Some(bench) = Bench::new(
+        3,
+        Options {
+            dies_with_agent: true,
+            ..Options::default()
+        },
+    ) else {
+        return;
+    };
+    let id = bench.start().await;
+    let next = ProcessRuntime::new(runner().expect("found before"), Options::default());
+    let Bench { runtime, spec, _dir } = bench;
+    assert!(alive(&id));
+    drop(runtime);
+    let reason = tokio::time::timeout(Duration::from_secs(10), next.wait(&spec, &id))
+        .await
+        .expect("it ends");
+    assert_eq!(reason, "self-terminated");
+    assert!(!alive(&id));
+    next.kill(&spec, &id).await.expect("cleaned up");
+    assert!(groups_of(&spec.kernel).is_empty());
+}
+
+#[tokio::test]
+async fn waiting_says_when_a_kernel_has_ended_by_itself() {
+    let Some(bench) = Bench::new(4, Options::default()) else {
+        return;
+    };
+    let id = bench.start().await;
+    let waiting = bench.runtime.wait(&bench.spec, &id);
+    let mut stream = bench
+        .runtime
+        .connect(&bench.spec)
+        .await
+        .expect("the runner accepts");
+    // The runner itself: everything that the session's user may kill.
+    stream
+        .write_all(&Request::Exec("kill -9 -1".to_owned()).to_frame().encode())
+        .await
+        .expect("written");
+    let reason = tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("it ends");
+    assert_eq!(reason, "self-terminated");
+    bench.kill(&id).await;
+}
+
+#[tokio::test]
+async fn memory_is_limited() {
+    let Some(bench) = Bench::new(5, Options::default()) else {
+        return;
+    };
+    let id = bench.start().await;
+    let refused = bench
+        .runtime
+        .refusals()
+        .iter()
+        .any(|refusal| refusal.protection == "memory cgroup");
+    let hog = "head -c 700m /dev/zero | tail -c 600m | wc -c";
+    let (said, _) = bench.sh(hog).await;
+    assert_ne!(
+        said,
+        (600_u64 << 20).to_string(),
+        "more memory than allowed (memory cgroup refused: {refused})"
+    );
+    assert_eq!(
+        bench.sh("echo alive").await.0,
+        "alive",
+        "only the greedy process is killed"
+    );
+    bench.kill(&id).await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let Some(mut bench) = Bench::new(6, Options::default()) else {
+        return;
+    };
+    bench
+        .spec
+        .binds
+        .push(("/nonexistent/folder".into(), "/home/work/data".to_owned(), true));
+    let error = bench
+        .runtime
+        .start(&bench.spec)
+        .await
+        .expect_err("there is no such folder")
+        .to_string();
+    assert!(error.contains("/nonexistent/folder"), "{error}");
+    assert!(groups_of(&bench.spec.kernel).is_empty());
+    bench.spec.binds[0] = (
+        bench.spec.scratch.clone(),
+        "/home/work/../../etc".to_owned(),
+        true,
+    );
+    bench
+        .runtime
+        .start(&bench.spec)
+        .await
+        .expect_err("the target leaves the folder");
+    let missing = ProcessRuntime::new(Path::new("/nonexistent/runner").into(), Options::default());
+    let error = missing
+        .start(&bench.spec)
+        .await
+        .expect_err("there is no runner")
+        .to_string();
+    assert!(error.contains("/nonexistent/runner"), "{error}");
+    assert!(groups_of(&bench.spec.kernel).is_empty());
+}
+
+#[tokio::test]
+async fn a_probe_says_what_this_machine_grants_and_leaves_nothing() {
+    let Some(runner) = runner() else { return };
+    let runtime = ProcessRuntime::new(runner, Options::default());
+    let report = runtime.probe().await.expect("sandboxes are possible here");
+    println!("{report:?}");
+    assert!(report.enforced.iter().any(|name| name == "user namespace"));
+    assert!(!Path::new(&format!("/proc/{}/stat", report.pid)).exists());
+}
