@@ -1,4 +1,8 @@
 //! The process runtime with the real runner: life and death of kernels, limits, adoption.
+#![expect(
+    clippy::print_stdout,
+    reason = "tests say what they skip and what they measure"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

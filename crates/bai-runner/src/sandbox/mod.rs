@@ -2,10 +2,10 @@
 //!
 //! Three processes, of which one stays:
 //!
-//! - the *outer* one, started by the agent (and already in the session's cgroups): opens what needs the agent's
-//!   rights (the runner's socket and log, and, as root, the mounts), and writes the user map of the next;
-//! - the *middle* one: enters the user namespace and the others, and starts
-//! - the *first* one, pid 1 of the new namespaces and a child of the agent: builds the root, confines itself, reports,
+//! - the *outer* one, started by the agent (and already in the session's cgroups), opens what needs the agent's rights
+//!   (the runner's socket and log, and, as root, the mounts) and enters the namespaces;
+//! - a *scribe*, its child, stays outside for a moment to write the outer one's user map;
+//! - the *first* one, pid 1 of the new namespaces and a child of the agent, builds the root, confines itself, reports,
 //!   waits for the agent's word, and starts the runner proper (`init`).
 //!
 //! Invariants: exactly one report goes to the agent; no code of a user runs before the agent has said so; if the agent
@@ -76,33 +76,53 @@ fn outer(control: &Control, spec: &SandboxSpec) -> Result<u8, Fatal> {
     } else {
         None
     };
-    let inheritance = Inheritance {
-        listener,
-        items,
-        ledger,
-    };
-    let (mut here, there) = UnixStream::pair().or_fatal("make a socket pair")?;
-    match sys::fork().or_fatal("start a process")? {
+    if !enter_user_namespace(control, identity)? {
+        return Ok(1);
+    }
+    ledger.enforced("user namespace");
+    enter_namespaces(
+        control,
+        spec,
+        Inheritance {
+            listener,
+            items,
+            ledger,
+        },
+    )
+    .map(|()| 0)
+}
+
+/// Becomes `work` of a user namespace of its own. False when the scribe has failed, and said so.
+fn enter_user_namespace(control: &Control, identity: Identity) -> Result<bool, Fatal> {
+    let outer = nix::unistd::getpid();
+    let (mut here, mut there) = UnixStream::pair().or_fatal("make a socket pair")?;
+    let scribe = match sys::fork().or_fatal("start the scribe")? {
+        Side::Parent(scribe) => scribe,
         Side::Child => {
             drop(here);
-            let failure = middle(control, spec, identity, inheritance, there).err();
-            let code = i32::from(failure.is_some());
-            if let Some(fatal) = failure {
-                control.report_fatal(fatal);
+            if there.read_exact(&mut [0]).is_ok() {
+                match identity.write_maps(outer) {
+                    Ok(()) => drop(there.write_all(&[0])),
+                    Err(fatal) => control.report_fatal(fatal),
+                }
             }
-            sys::exit_now(code)
+            sys::exit_now(0)
         }
-        Side::Parent(middle) => {
-            drop((there, inheritance));
-            // An end without a word is the middle process's failure, which it has reported itself.
-            if here.read_exact(&mut [0]).is_ok() {
-                identity.write_maps(middle)?;
-                let _ = here.write_all(&[0]);
-            }
-            let _ = waitpid(middle, None);
-            Ok(0)
-        }
+    };
+    drop(there);
+    let entered = unshare(CloneFlags::CLONE_NEWUSER).map_err(io::Error::from);
+    let mapped = entered.is_ok()
+        && here
+            .write_all(&[0])
+            .and_then(|()| here.read_exact(&mut [0]))
+            .is_ok();
+    drop(here);
+    let _ = waitpid(scribe, None);
+    entered.map_err(|error| identity::explain_user_namespace(&error))?;
+    if mapped {
+        identity.assume()?;
     }
+    Ok(mapped)
 }
 
 /// Opens the runner's socket and log, and makes the log this process's output.
@@ -131,23 +151,13 @@ fn prepare_socket_dir(path: &str) -> Result<UnixListener, Fatal> {
     .or_fatal(format!("listen on {path}/runner.sock"))
 }
 
-fn middle(
+fn enter_namespaces(
     control: &Control,
     spec: &SandboxSpec,
-    identity: Identity,
     mut inheritance: Inheritance,
-    mut outer: UnixStream,
 ) -> Result<(), Fatal> {
     let ledger = &mut inheritance.ledger;
     let enter = |namespaces| unshare(namespaces).map_err(io::Error::from);
-    enter(CloneFlags::CLONE_NEWUSER).map_err(|error| identity::explain_user_namespace(&error))?;
-    let mapped = outer.write_all(&[0]).and_then(|()| outer.read_exact(&mut [0]));
-    if mapped.is_err() {
-        // The outer process has reported why.
-        return Ok(());
-    }
-    identity.assume()?;
-    ledger.enforced("user namespace");
     let needed = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
@@ -170,7 +180,7 @@ fn middle(
             .write_all(&first.as_raw().to_ne_bytes())
             .or_fatal("name the first process"),
         Side::Child => {
-            drop((outer, naming));
+            drop(naming);
             let mut pid = [0; 4];
             name.read_exact(&mut pid)
                 .or_fatal("learn the first process's name")?;

@@ -1,4 +1,8 @@
 //! The sandbox as a user inside and an agent outside experience it, started by root and by an ordinary user.
+#![expect(
+    clippy::print_stdout,
+    reason = "tests say what they skip and what they measure"
+)]
 
 mod harness;
 
