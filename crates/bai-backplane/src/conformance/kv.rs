@@ -1,13 +1,12 @@
-//! The cases of the configuration store.
+//! The cases of the configuration store, but for its leases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::task::JoinSet;
 
-use super::{Passage, Subject, soon};
+use super::{Subject, soon};
 use crate::kv::{
     Change, ConfigKv, Expect, KeyValue, MAX_TXN_BYTES, MAX_TXN_OPS, Revision, Txn, Watch, WatchEvent,
 };
@@ -32,6 +31,8 @@ macro_rules! kv_conformance {
             a_listing_continues_in_a_watch
             a_watch_sees_racing_commits_in_order
             a_lagging_watch_loses_nothing_silently
+        }
+        $crate::stamp_cases! { lease, $setup:
             keys_vanish_with_their_lease
             a_watch_sees_keys_vanish
             keep_alive_prolongs_a_lease
@@ -42,13 +43,13 @@ macro_rules! kv_conformance {
     };
 }
 
-type Kv = Subject<dyn ConfigKv>;
+pub(super) type Kv = Subject<dyn ConfigKv>;
 
-async fn get(kv: &dyn ConfigKv, key: &str) -> Option<String> {
+pub(super) async fn get(kv: &dyn ConfigKv, key: &str) -> Option<String> {
     kv.get(key).await.expect("get").map(|found| found.value)
 }
 
-async fn keys(kv: &dyn ConfigKv, prefix: &str) -> Vec<String> {
+pub(super) async fn keys(kv: &dyn ConfigKv, prefix: &str) -> Vec<String> {
     kv.get_prefix(prefix)
         .await
         .expect("list")
@@ -58,11 +59,11 @@ async fn keys(kv: &dyn ConfigKv, prefix: &str) -> Vec<String> {
         .collect()
 }
 
-async fn put(kv: &dyn ConfigKv, key: &str, value: &str) -> Revision {
+pub(super) async fn put(kv: &dyn ConfigKv, key: &str, value: &str) -> Revision {
     kv.put(key, value).await.expect("put")
 }
 
-async fn watch(kv: &dyn ConfigKv, prefix: &str, from: Option<Revision>) -> Watch {
+pub(super) async fn watch(kv: &dyn ConfigKv, prefix: &str, from: Option<Revision>) -> Watch {
     kv.watch(prefix, from).await.expect("watch")
 }
 
@@ -73,7 +74,7 @@ async fn next(watch: &mut Watch) -> WatchEvent {
 }
 
 /// The next event, which must be one commit's changes.
-async fn next_changes(watch: &mut Watch) -> (Revision, Vec<Change>) {
+pub(super) async fn next_changes(watch: &mut Watch) -> (Revision, Vec<Change>) {
     match next(watch).await {
         WatchEvent::Changes { revision, changes } => (revision, changes),
         resync => panic!("expected changes, got {resync:?}"),
@@ -87,7 +88,7 @@ fn put_change(key: &str, value: &str) -> Change {
     }
 }
 
-fn delete_change(key: &str) -> Change {
+pub(super) fn delete_change(key: &str) -> Change {
     Change::Delete { key: key.to_owned() }
 }
 
@@ -481,112 +482,4 @@ pub async fn a_lagging_watch_loses_nothing_silently(kv: &Kv) {
         assert_eq!(seen.1, [put_change("/lag/live", "")]);
         assert!(seen.0 <= live);
     }
-}
-
-const TTL: Duration = Duration::from_secs(10);
-
-async fn grant(kv: &dyn ConfigKv) -> crate::kv::LeaseId {
-    kv.grant(TTL).await.expect("grant")
-}
-
-async fn pass(time: &dyn Passage, seconds: u64) {
-    time.pass(Duration::from_secs(seconds)).await;
-}
-
-/// At the end of a lease its keys go, in one commit, and no others.
-pub async fn keys_vanish_with_their_lease(subject: &Kv) {
-    let kv = &*subject.it;
-    let (short, other) = (grant(kv).await, kv.grant(TTL * 100).await.expect("grant"));
-    assert_ne!(short, other);
-    let txn = Txn::new()
-        .put_leased("/lease/a", "1", short)
-        .put_leased("/lease/b", "2", short);
-    kv.transact(txn.put_leased("/lease/c", "3", other).put("/lease/d", "4"))
-        .await
-        .expect("transact");
-    pass(&*subject.time, 5).await;
-    assert_eq!(keys(kv, "/lease/").await.len(), 4, "half the ttl is not the end");
-    pass(&*subject.time, 7).await;
-    assert_eq!(keys(kv, "/lease/").await, ["/lease/c", "/lease/d"]);
-    assert_eq!(get(kv, "/lease/a").await, None);
-    assert_eq!(
-        kv.compare_and_put("/lease/a", Expect::Absent, "new").await,
-        Ok(true)
-    );
-}
-
-/// A watcher learns of it even if nobody reads or writes.
-pub async fn a_watch_sees_keys_vanish(subject: &Kv) {
-    let kv = &*subject.it;
-    let lease = grant(kv).await;
-    let txn = Txn::new()
-        .put_leased("/vanish/a", "1", lease)
-        .put_leased("/vanish/b", "2", lease);
-    let put = kv.transact(txn).await.expect("transact").revision;
-    let mut events = watch(kv, "/vanish/", Some(put.next())).await;
-    pass(&*subject.time, 12).await;
-    let mut vanished = Vec::new();
-    while vanished.len() < 2 {
-        let (revision, changes) = next_changes(&mut events).await;
-        assert!(revision > put);
-        vanished.extend(changes);
-    }
-    assert_eq!(vanished, [delete_change("/vanish/a"), delete_change("/vanish/b")]);
-}
-
-/// Each keep-alive counts from its own moment.
-pub async fn keep_alive_prolongs_a_lease(subject: &Kv) {
-    let kv = &*subject.it;
-    let lease = grant(kv).await;
-    kv.transact(Txn::new().put_leased("/alive", "1", lease))
-        .await
-        .expect("put");
-    for _ in 0..4 {
-        pass(&*subject.time, 6).await;
-        kv.keep_alive(lease).await.expect("keep alive");
-    }
-    assert_eq!(get(kv, "/alive").await.as_deref(), Some("1"));
-    pass(&*subject.time, 12).await;
-    assert_eq!(get(kv, "/alive").await, None);
-}
-
-/// Revoking does not wait.
-pub async fn revocation_ends_a_lease_at_once(subject: &Kv) {
-    let kv = &*subject.it;
-    let lease = grant(kv).await;
-    kv.transact(Txn::new().put_leased("/revoked", "1", lease))
-        .await
-        .expect("put");
-    kv.revoke(lease).await.expect("revoke");
-    assert_eq!(get(kv, "/revoked").await, None);
-    assert_eq!(kv.revoke(lease).await, Err(Terminal::LeaseGone(lease).into()));
-}
-
-/// The last put decides what a key is bound to.
-pub async fn a_plain_put_detaches_from_a_lease(subject: &Kv) {
-    let kv = &*subject.it;
-    let (first, second) = (grant(kv).await, kv.grant(TTL * 100).await.expect("grant"));
-    let bind = |key: &str, lease| Txn::new().put_leased(key, "1", lease);
-    for key in ["/detach/plain", "/detach/moved"] {
-        kv.transact(bind(key, first)).await.expect("put");
-    }
-    put(kv, "/detach/plain", "2").await;
-    kv.transact(bind("/detach/moved", second)).await.expect("put");
-    pass(&*subject.time, 12).await;
-    assert_eq!(keys(kv, "/detach/").await, ["/detach/moved", "/detach/plain"]);
-    kv.revoke(second).await.expect("revoke");
-    assert_eq!(keys(kv, "/detach/").await, ["/detach/plain"]);
-}
-
-/// An ended lease neither lives again nor takes keys, and its id does not return.
-pub async fn an_ended_lease_is_gone(subject: &Kv) {
-    let kv = &*subject.it;
-    let lease = grant(kv).await;
-    pass(&*subject.time, 12).await;
-    let gone = Error::from(Terminal::LeaseGone(lease));
-    assert_eq!(kv.keep_alive(lease).await, Err(gone.clone()));
-    let late = Txn::new().put("/late/a", "1").put_leased("/late/b", "1", lease);
-    assert_eq!(kv.transact(late).await, Err(gone));
-    assert_eq!(keys(kv, "/late/").await, [] as [&str; 0]);
-    assert_ne!(grant(kv).await, lease);
 }

@@ -9,6 +9,7 @@
 
 pub mod broker;
 pub mod kv;
+pub mod lease;
 
 use std::any::Any;
 use std::future::Future;
