@@ -22,6 +22,19 @@ pub(crate) enum EnumType {
     DefaultForUnspecified,
 }
 
+impl EnumType {
+    /// Whether the type has a member of this name.
+    pub(crate) fn has(self, name: &str) -> bool {
+        match self {
+            Self::AgentStatus => name.parse::<AgentStatus>().is_ok(),
+            Self::KernelStatus => name.parse::<KernelStatus>().is_ok(),
+            Self::UserRole => name.parse::<UserRole>().is_ok(),
+            Self::VFolderPermission => name.parse::<VFolderPermission>().is_ok(),
+            Self::DefaultForUnspecified => name.parse::<DefaultForUnspecified>().is_ok(),
+        }
+    }
+}
+
 /// One parameter of a statement.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Param {
