@@ -115,3 +115,6 @@ async fn tables(tx: &mut Transaction, dialect: Dialect) -> Result<Vec<String>> {
     let rows = tx.fetch(sql.into(), vec![]).await?;
     rows.iter().map(|row| row.get("name")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Our schema against the original's (`tests/schema_19_06.txt`, out of a dump of a database that the original made).
+
+use crate::catalog::{self, Kind};
+use crate::driver::Database;
+
+const ORIGINAL: &str = include_str!("../../tests/schema_19_06.txt");
+
+/// `(table, kind of line, rest of line)` for each line of the original's schema.
+fn original() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let mut table = "";
+    ORIGINAL
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter_map(move |line| {
+            let (word, rest) = line.trim_start().split_once(' ').expect("two words");
+            if word == "table" {
+                table = rest;
+                return None;
+            }
+            Some((table, word, rest))
+        })
+}
+
+async fn migrated() -> Database {
+    let database = Database::open("sqlite::memory:").await.expect("a database");
+    super::migrate(&database).await.expect("a schema");
+    database
+}
+
+async fn lines(database: &Database, sql: &'static str) -> Vec<String> {
+    let rows = database.fetch(sql.into(), vec![]).await.expect("rows");
+    rows.iter().map(|row| row.get("line").expect("a line")).collect()
+}
+
+/// Without quotes, with single blanks and none within parentheses, so that two texts can be compared.
+fn squeezed(sql: &str) -> String {
+    let words: Vec<&str> = sql.split_whitespace().collect();
+    words
+        .join(" ")
+        .replace('"', "")
+        .replace(" (", "(")
+        .replace("( ", "(")
+        .replace(" )", ")")
+}
+
+#[tokio::test]
+async fn columns_are_the_originals() {
+    let database = migrated().await;
+    let sql = "SELECT t.name || ' ' || c.name || CASE c.\"notnull\" WHEN 1 THEN ' not-null' ELSE ' null' END AS line \
+               FROM sqlite_master t JOIN pragma_table_info(t.name) c \
+               WHERE t.type = 'table' AND t.name NOT LIKE 'bai!_%' ESCAPE '!' ORDER BY t.name, c.cid";
+    let expected: Vec<String> = original()
+        .filter(|(_, word, _)| *word == "column")
+        .map(|(table, _, rest)| {
+            let (column, _) = rest.split_once(' ').expect("a type");
+            let (_, null) = rest.rsplit_once(' ').expect("nullability");
+            format!("{table} {column} {null}")
+        })
+        .collect();
+    assert_eq!(lines(&database, sql).await, expected);
+}
+
+#[tokio::test]
+async fn indexes_are_the_originals_and_additions() {
+    let database = migrated().await;
+    let sql = "SELECT i.tbl_name || ' ' || i.name || ' (' || (SELECT group_concat(c.name, ', ') \
+               FROM pragma_index_info(i.name) c) || ')' || CASE x.\"unique\" WHEN 1 THEN ' unique' ELSE '' END \
+               || CASE x.partial WHEN 1 THEN ' partial' ELSE '' END AS line \
+               FROM sqlite_master i JOIN pragma_index_list(i.tbl_name) x ON x.name = i.name \
+               WHERE i.type = 'index' AND i.sql IS NOT NULL AND i.name NOT LIKE 'bai!_%' ESCAPE '!' \
+               ORDER BY i.tbl_name, i.name";
+    let mut expected: Vec<String> = original()
+        .filter(|(_, word, _)| *word == "index")
+        .map(|(table, _, rest)| format!("{table} {rest}"))
+        .collect();
+    expected.sort();
+    assert_eq!(lines(&database, sql).await, expected);
+}
+
+#[tokio::test]
+async fn constraints_are_the_originals() {
+    let database = migrated().await;
+    let sql = "SELECT name || ' ' || sql AS line FROM sqlite_master WHERE type = 'table'";
+    let tables: Vec<String> = lines(&database, sql)
+        .await
+        .iter()
+        .map(|line| squeezed(line))
+        .collect();
+    let mut count = 0;
+    for (table, _, rest) in original().filter(|(_, word, _)| *word == "constraint") {
+        let definition = tables
+            .iter()
+            .find(|line| line.starts_with(&format!("{table} ")))
+            .expect(table);
+        let constraint = squeezed(&format!("CONSTRAINT {rest}"));
+        assert!(
+            definition.contains(&constraint),
+            "{constraint} is not in {definition}"
+        );
+        count += 1;
+    }
+    let ours: usize = tables
+        .iter()
+        .map(|table| table.matches("CONSTRAINT ").count())
+        .sum();
+    assert_eq!(ours, count + 1, "the version table of our own has one more");
+}
+
+#[test]
+fn the_catalogue_knows_every_column_and_length() {
+    let mut columns = 0;
+    for (table, _, rest) in
+        original().filter(|(table, word, _)| *word == "column" && *table != "alembic_version")
+    {
+        let mut words = rest.split(' ');
+        let (column, kind) = (words.next().expect("a column"), words.next().expect("a type"));
+        let table = catalog::table(table).expect(table);
+        let (_, found) = table
+            .columns
+            .iter()
+            .find(|(name, _)| *name == column)
+            .expect(column);
+        let agrees = match (found, kind) {
+            (Kind::Text(usize::MAX), "varchar") | (Kind::Texts, "varchar[]") => true,
+            (Kind::Text(limit), _) => kind == format!("varchar({limit})"),
+            (Kind::Integer, "integer" | "bigint") | (Kind::Boolean, "boolean") | (Kind::Uuid, "uuid") => true,
+            (Kind::Time, "timestamptz" | "timestamp") | (Kind::Json | Kind::Slots, "jsonb") => true,
+            (Kind::Enum(name), kind) => kind.eq_ignore_ascii_case(&format!("{name:?}")),
+            _ => false,
+        };
+        assert!(agrees, "{}.{column}: {found:?} is not {kind}", table.name);
+        columns += 1;
+    }
+    assert_eq!(
+        columns,
+        catalog::TABLES
+            .iter()
+            .map(|table| table.columns.len())
+            .sum::<usize>()
+    );
+}
+
+/// The sums and look-ups of every session read live kernels only (`data-model.md` 21).
+#[tokio::test]
+async fn live_kernels_are_found_by_index() {
+    let database = migrated().await;
+    for (columns, condition, index) in [
+        (
+            "occupied_slots",
+            "access_key = $1",
+            "bai_ix_kernels_live_access_key",
+        ),
+        ("occupied_slots", "group_id = $1", "bai_ix_kernels_live_group_id"),
+        (
+            "occupied_slots",
+            "domain_name = $1",
+            "bai_ix_kernels_live_domain_name",
+        ),
+        ("occupied_slots", "agent = $1", "bai_ix_kernels_live_agent"),
+        (
+            "count(*)",
+            "access_key = $1 AND role = 'master'",
+            "bai_ix_kernels_live_access_key",
+        ),
+        (
+            "*",
+            "access_key = $1 AND sess_id = $1 AND role = 'master'",
+            "ix_kernels_unique_sess_token",
+        ),
+        ("*", "agent = $1", "bai_ix_kernels_live_agent"),
+    ] {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT {columns} FROM kernels WHERE {condition} AND status <> 'TERMINATED'"
+        );
+        let rows = database
+            .fetch(sql.into(), crate::driver::params!["x"])
+            .await
+            .expect("a plan");
+        let plan: Vec<String> = rows
+            .iter()
+            .map(|row| row.get("detail").expect("a step"))
+            .collect();
+        assert!(
+            plan.iter().any(|step| step.contains(index)),
+            "{condition}: {plan:?}"
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! What only a database in a file can show: it survives, it is private, readers do not wait, and what is not ours is
+//! refused.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use bai_model::ResourceSlot;
+use bai_store::domain::NewDomain;
+use bai_store::{Error, Store};
+use chrono::{DateTime, Utc};
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
+use tempfile::TempDir;
+
+const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+fn place() -> (String, TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    (
+        format!("sqlite://{}/bai.db", directory.path().display()),
+        directory,
+    )
+}
+
+fn domain(name: &str) -> NewDomain {
+    NewDomain {
+        name: name.to_owned(),
+        description: None,
+        total_resource_slots: ResourceSlot::default(),
+        allowed_vfolder_hosts: vec![],
+    }
+}
+
+/// Runs statements on the file without the store.
+async fn tamper(directory: &TempDir, script: &'static str) {
+    let uri = format!("sqlite://{}/bai.db?mode=rwc", directory.path().display());
+    let mut connection = SqliteConnection::connect(&uri).await.expect("a connection");
+    sqlx::raw_sql(script)
+        .execute(&mut connection)
+        .await
+        .expect("a script");
+    connection.close().await.expect("a close");
+}
+
+async fn refusal(uri: &str) -> String {
+    let error = Store::open(uri).await.expect_err("a refusal");
+    assert!(!error.is_retryable(), "{error:?}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn what_is_committed_survives_and_the_rest_does_not() {
+    let (uri, _directory) = place();
+    let store = Store::open(&uri).await.expect("a database");
+    let mut tx = store.begin().await.expect("a unit of work");
+    tx.insert_domain(&domain("kept"), NOW).await.expect("a domain");
+    tx.commit().await.expect("a commit");
+    let mut tx = store.begin().await.expect("a unit of work");
+    tx.insert_domain(&domain("lost"), NOW).await.expect("a domain");
+    // As after a crash: nobody closes anything, and the unit of work is never ended.
+    std::mem::forget(tx);
+    std::mem::forget(store);
+    let copy = tempfile::tempdir().expect("a directory");
+    for name in ["bai.db", "bai.db-wal"] {
+        std::fs::copy(_directory.path().join(name), copy.path().join(name)).expect("a copy");
+    }
+    let store = Store::open(&format!("sqlite://{}/bai.db", copy.path().display()))
+        .await
+        .expect("a database");
+    assert!(store.reader().domain("kept").await.expect("a look-up").is_some());
+    assert!(store.reader().domain("lost").await.expect("a look-up").is_none());
+    drop(store);
+}
+
+#[tokio::test]
+async fn opening_again_and_twice_at_once_changes_nothing() {
+    let (uri, _directory) = place();
+    let (one, two) = tokio::join!(Store::open(&uri), Store::open(&uri));
+    let (one, two) = (one.expect("a database"), two.expect("the same database"));
+    let mut tx = one.begin().await.expect("a unit of work");
+    tx.insert_domain(&domain("shared"), NOW).await.expect("a domain");
+    tx.commit().await.expect("a commit");
+    assert!(two.reader().domain("shared").await.expect("a look-up").is_some());
+    one.close().await;
+    two.close().await;
+    let store = Store::open(&uri).await.expect("a database");
+    assert!(
+        store
+            .reader()
+            .domain("shared")
+            .await
+            .expect("a look-up")
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn readers_do_not_wait_for_a_writer_nor_see_its_changes() {
+    let (uri, _directory) = place();
+    let store = Store::open(&uri).await.expect("a database");
+    let mut tx = store.begin().await.expect("a unit of work");
+    tx.insert_domain(&domain("pending"), NOW).await.expect("a domain");
+    let reader = store.reader();
+    let look_up = tokio::time::timeout(Duration::from_secs(5), reader.domain("pending"));
+    assert!(
+        look_up
+            .await
+            .expect("an answer at once")
+            .expect("a look-up")
+            .is_none()
+    );
+    tx.commit().await.expect("a commit");
+    assert!(reader.domain("pending").await.expect("a look-up").is_some());
+}
+
+#[tokio::test]
+async fn only_the_owner_can_read_the_file() {
+    let (uri, directory) = place();
+    let store = Store::open(&uri).await.expect("a database");
+    for file in ["bai.db", "bai.db-wal"] {
+        let mode = std::fs::metadata(directory.path().join(file))
+            .expect("a file")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn databases_that_are_not_ours_are_refused() {
+    let (uri, directory) = place();
+    tamper(&directory, "CREATE TABLE recipes (name TEXT)").await;
+    assert!(refusal(&uri).await.contains("recipes"));
+
+    let (uri, directory) = place();
+    Store::open(&uri).await.expect("a database").close().await;
+    tamper(
+        &directory,
+        "UPDATE alembic_version SET version_num = '22964745c12b'",
+    )
+    .await;
+    assert!(
+        refusal(&uri)
+            .await
+            .contains("upgrade an older database with the original manager")
+    );
+
+    let (uri, directory) = place();
+    Store::open(&uri).await.expect("a database").close().await;
+    tamper(
+        &directory,
+        "INSERT INTO bai_schema_version (version) VALUES (999)",
+    )
+    .await;
+    assert!(refusal(&uri).await.contains("newer version"));
+}
+
+#[tokio::test]
+async fn addresses_that_cannot_be_used_say_what_can() {
+    let text = refusal("postgresql://someone:hunter2@db.example.com/bai").await;
+    assert!(
+        text.contains("not available yet") && text.contains("db.example.com"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+    assert!(refusal("mysql://x").await.contains("sqlite:///absolute/path"));
+    assert!(
+        refusal("sqlite://relative/path")
+            .await
+            .contains("sqlite:///absolute/path")
+    );
+    assert!(
+        refusal("sqlite:///no/such/directory/bai.db")
+            .await
+            .contains("cannot create the file")
+    );
+}
+
+#[tokio::test]
+async fn a_closed_database_is_not_worth_retrying() {
+    let store = Store::open("sqlite::memory:").await.expect("a database");
+    store.close().await;
+    let error = store.begin().await.expect_err("closed");
+    assert!(
+        matches!(error, Error::Database(_)) && !error.is_retryable(),
+        "{error:?}"
+    );
+}
