@@ -9,7 +9,7 @@
 //! in the transaction that changes the rows they count; time and ids are arguments; a read is one statement.
 //!
 //! Not here: rules (`bai-core`), the configuration store and the broker (`bai-backplane`), any knowledge of the
-//! database library outside [`driver`].
+//! database library outside `driver`.
 //!
 //! Every operation fails with [`Error::Unavailable`] or [`Error::Database`] when the database does and with
 //! [`Error::Unreadable`] for a stored value that makes no sense; only further errors are listed with it.

@@ -1,15 +1,17 @@
-//! What every database must do, as functions over an opened, empty [`Store`]; [`store_conformance!`](crate::store_conformance) stamps them
-//! as tests. Every operation of the crate is called at least once, so that every statement is prepared on every
-//! database.
+//! What every database must do, as functions over an opened, empty [`Store`]; the macro
+//! [`store_conformance`](crate::store_conformance) stamps them as tests. Every operation of the crate is called at least
+//! once, so that every statement is prepared on every database.
 //!
 //! Not here: what only a kind of database can show, such as files that survive (`tests/`).
 
 mod accounting;
 mod accounts;
+mod fixtures;
 mod kernels;
 
 pub use accounting::*;
 pub use accounts::*;
+pub use fixtures::*;
 pub use kernels::*;
 
 use bai_model::{
