@@ -16,6 +16,7 @@ use super::control::{Fatal, Ledger, OrFatal};
 
 /// User and group id of `work` inside.
 pub const WORK: u32 = 1000;
+const NO_GROUPS: &str = "no supplementary groups";
 
 /// How this process relates to the user that the session runs as.
 #[derive(Clone, Copy)]
@@ -36,11 +37,13 @@ impl Identity {
             privileged: geteuid().is_root(),
         };
         if identity.privileged {
-            if uid == 0 || gid == 0 {
+            if (uid == 0 || gid == 0) && is_the_machines_root() {
                 return Err(Fatal("refusing to map the session to the host's root".to_owned()));
             }
-            setgroups(&[]).or_fatal("leave the supplementary groups")?;
-            ledger.enforced("no supplementary groups");
+            match setgroups(&[]) {
+                Ok(()) => ledger.enforced(NO_GROUPS),
+                Err(_) => keep_groups(gid, ledger),
+            }
             if !may_administer() {
                 become_user(uid, gid)?;
                 identity.privileged = false;
@@ -82,6 +85,12 @@ fn become_user(uid: u32, gid: u32) -> Result<(), Fatal> {
     set_dumpable(true).or_fatal("make the process writable by its own user")
 }
 
+/// Whether user 0 here is user 0 of the machine, not the root of somebody's user namespace.
+fn is_the_machines_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().take(2).eq(["0", "0"])
+}
+
 /// Whether root here has CAP_SYS_ADMIN, which many containers take away.
 fn may_administer() -> bool {
     const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -98,13 +107,13 @@ fn keep_groups(gid: u32, ledger: &mut Ledger) {
         .filter(|group| group.as_raw() != gid)
         .count();
     if others == 0 {
-        ledger.enforced("no supplementary groups");
+        ledger.enforced(NO_GROUPS);
     } else {
         let reason = format!(
-            "an ordinary user cannot leave its {others} supplementary groups; files that they may read and that are \
+            "this user cannot leave its {others} supplementary groups; files that they may read and that are \
              mounted into the session can be read there"
         );
-        ledger.refused("no supplementary groups", reason);
+        ledger.refused(NO_GROUPS, reason);
     }
 }
 

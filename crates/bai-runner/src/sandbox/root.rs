@@ -15,12 +15,12 @@ use bai_proto::sandbox::{Network, SandboxSpec};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{chdir, pivot_root};
 
 use super::control::{Fatal, Ledger, OrFatal};
 use super::identity::WORK;
-use super::sys::{self, NODEV, NOSUID, RDONLY};
+use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::tree::{Content, Item};
 
 /// A directory that exists everywhere; the new root is built on top of it, in a namespace that nobody else sees.
@@ -150,22 +150,16 @@ fn terminals(ledger: &mut Ledger) {
 fn processes(ledger: &mut Ledger) -> Result<(), Fatal> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let fresh = |options| mount(Some("bai"), "proc", Some("proc"), flags, options);
-    if fresh(Some("hidepid=2"))
-        .or_else(|_| fresh(None::<&str>))
-        .map_err(|error| ledger.refused("private /proc", error))
-        .is_ok()
-    {
+    let Err(error) = fresh(Some("hidepid=2")).or_else(|_| fresh(None::<&str>)) else {
         ledger.enforced("private /proc");
         return Ok(());
-    }
+    };
     let host = sys::open_tree(Path::new("/proc"), true).or_fatal("open /proc")?;
-    sys::restrict_mount(&host, NOSUID | NODEV | sys::NOEXEC, true).or_fatal("restrict /proc")?;
+    sys::restrict_mount(&host, NOSUID | NODEV | NOEXEC, true).or_fatal("restrict /proc")?;
     let target = open_dir("proc").or_fatal("open the place of /proc")?;
-    sys::attach(host, target).or_fatal("mount the host's /proc")?;
-    ledger.refused(
-        "hidden host processes",
-        "the session sees the /proc of this machine, because a private one is refused",
-    );
+    sys::attach(host, target).or_fatal("mount the /proc of the machine")?;
+    let reason = format!("{error}; the session sees the names of the processes that this agent sees");
+    ledger.refused("private /proc", reason);
     Ok(())
 }
 
@@ -189,10 +183,12 @@ fn place(root: impl AsFd, item: &Item) -> io::Result<()> {
                 let create = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
                 openat(&parent, name, create, Mode::from_bits_truncate(0o644))?;
             }
-            sys::attach(
-                mount,
-                openat(&parent, name, flags | OFlag::O_PATH, Mode::empty())?,
-            )
+            let target = openat(&parent, name, flags | OFlag::O_PATH, Mode::empty())?;
+            // The link itself, which would take a mount as well.
+            if SFlag::from_bits_truncate(fstat(&target)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK {
+                return Err(Errno::ELOOP.into());
+            }
+            sys::attach(mount, target)
         }
     }
 }

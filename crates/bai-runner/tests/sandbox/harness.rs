@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bai_proto::runner::{Frame, Record, Request};
@@ -39,13 +40,15 @@ pub fn starters() -> Vec<Starter> {
 /// A directory of one kernel and what is needed to start it.
 pub struct Kernel {
     starter: Starter,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     pub spec: SandboxSpec,
+    /// A command that puts the runner into other surroundings, and what a shell is to do there before.
+    pub surroundings: Option<(&'static [&'static str], &'static str)>,
 }
 
 impl Kernel {
     pub fn new(starter: Starter) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Arc::new(tempfile::tempdir().expect("a directory"));
         let is_root = nix::unistd::geteuid().is_root();
         let (uid, gid) = match starter {
             Starter::Root => (MAPPED, MAPPED),
@@ -53,16 +56,11 @@ impl Kernel {
             Starter::User => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
         };
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
-        fs::copy(env!("CARGO_BIN_EXE_bai-runner"), dir.path().join("bai-runner"))
+        let (built, runner) = (env!("CARGO_BIN_EXE_bai-runner"), dir.path().join("bai-runner"));
+        fs::hard_link(built, &runner)
+            .or_else(|_| fs::copy(built, &runner).map(drop))
             .expect("a copy of the runner");
-        let sub = |name: &str| {
-            let path = dir.path().join(name);
-            fs::create_dir(&path).expect("a directory");
-            if is_root {
-                chown(&path, Some(uid), Some(gid)).expect("an owner");
-            }
-            path.to_str().expect("a plain path").to_owned()
-        };
+        let sub = |name: &str| make_dir(dir.path(), name, uid, gid);
         let spec = SandboxSpec {
             kernel_id: "00000000-0000-0000-0000-000000000001".to_owned(),
             hostname: "kernel".to_owned(),
@@ -85,7 +83,41 @@ impl Kernel {
             dies_with_agent: true,
         };
         fs::write(dir.path().join("config/environ.txt"), "A=b\n").expect("a file");
-        Self { starter, dir, spec }
+        Self {
+            starter,
+            dir,
+            spec,
+            surroundings: None,
+        }
+    }
+
+    /// The host directory, which a session must never see.
+    pub fn dir(&self) -> &str {
+        self.dir.path().to_str().expect("a plain path")
+    }
+
+    /// Makes the starter the root of an ordinary user's user namespace.
+    pub fn start_as_root_of_a_user(&mut self, script: &'static str) {
+        const PREFIX: &[&str] = &[
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+        ];
+        self.surroundings = Some((PREFIX, script));
+        (self.spec.host_uid, self.spec.host_gid) = (0, 0);
+        for name in ["work", "config", "run"] {
+            chown(self.path(name), Some(NOBODY), Some(NOBODY)).expect("an owner");
+        }
+    }
+
+    /// One more folder that belongs to the session's user.
+    pub fn make_dir(&self, name: &str) -> String {
+        make_dir(self.dir.path(), name, self.spec.host_uid, self.spec.host_gid)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -95,16 +127,35 @@ impl Kernel {
     /// Starts the sandbox up to its report.
     pub fn launch(&self) -> Launched {
         let (mut control, theirs) = UnixStream::pair().expect("a socket pair");
-        let mut command = Command::new(self.path("bai-runner"));
+        let mut command = match self.surroundings {
+            None => Command::new(self.path("bai-runner")),
+            Some((prefix, script)) => {
+                let mut command = Command::new(prefix[0]);
+                command
+                    .args(&prefix[1..])
+                    .args(["sh", "-c", &format!("{script}; exec \"$0\" \"$@\"")]);
+                command.arg(self.path("bai-runner"));
+                command
+            }
+        };
         command
             .arg("sandbox")
             .env("SECRET", "of the agent")
             .stdin(Stdio::from(OwnedFd::from(theirs)));
-        if self.starter == Starter::User && nix::unistd::geteuid().is_root() {
+        let is_root = nix::unistd::geteuid().is_root();
+        if self.starter == Starter::User && is_root && self.surroundings.is_none() {
             command.uid(NOBODY).gid(NOBODY);
         }
         let begun = Instant::now();
-        let mut outer = command.spawn().expect("the runner starts");
+        let mut outer = loop {
+            match command.spawn() {
+                // Another test forked while it held its copy open for writing.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now()
+                }
+                outer => break outer.expect("the runner starts"),
+            }
+        };
         drop(command);
         let mut line = serde_json::to_vec(&self.spec).expect("JSON");
         line.push(b'\n');
@@ -126,6 +177,7 @@ impl Kernel {
             control: Some(control),
             report,
             took,
+            _dir: Arc::clone(&self.dir),
         }
     }
 
@@ -142,6 +194,15 @@ impl Kernel {
     }
 }
 
+fn make_dir(parent: &Path, name: &str, uid: u32, gid: u32) -> String {
+    let path = parent.join(name);
+    fs::create_dir(&path).expect("a directory");
+    if nix::unistd::geteuid().is_root() {
+        chown(&path, Some(uid), Some(gid)).expect("an owner");
+    }
+    path.to_str().expect("a plain path").to_owned()
+}
+
 fn reap(child: &mut Child) {
     child.wait().expect("the outer process ends");
 }
@@ -150,6 +211,7 @@ pub struct Launched {
     pub control: Option<UnixStream>,
     pub report: SandboxReport,
     pub took: Duration,
+    _dir: Arc<tempfile::TempDir>,
 }
 
 impl Launched {
