@@ -106,6 +106,14 @@ async fn exec(stream: &mut dyn RunnerStream, command: &str) -> (String, Option<i
     }
 }
 
+/// The content of a file of a kernel's cgroups.
+fn group_file(kernel: &KernelId, file: &str) -> Option<String> {
+    let found = groups_of(kernel)
+        .into_iter()
+        .find_map(|dir| std::fs::read_to_string(dir.join(file)).ok());
+    found.map(|text| text.trim().to_owned())
+}
+
 /// Directories of a kernel in any cgroup hierarchy.
 fn groups_of(kernel: &KernelId) -> Vec<PathBuf> {
     let name = format!("bai-{kernel}");
@@ -252,6 +260,79 @@ async fn memory_is_limited() {
         "alive",
         "only the greedy process is killed"
     );
+    bench.kill(&id).await;
+}
+
+#[tokio::test]
+async fn want_of_memory_is_named_as_the_reason() {
+    let Some(bench) = Bench::new(7, Options::default()) else {
+        return;
+    };
+    let id = bench.start().await;
+    if bench
+        .runtime
+        .refusals()
+        .iter()
+        .any(|refusal| refusal.protection == "memory cgroup")
+    {
+        println!("SKIPPED: the memory cgroup, because this machine refuses it");
+        return bench.kill(&id).await;
+    }
+    bench.sh("head -c 700m /dev/zero | tail -c 600m >/dev/null").await;
+    let mut stream = bench
+        .runtime
+        .connect(&bench.spec)
+        .await
+        .expect("the runner accepts");
+    stream
+        .write_all(&Request::Exec("kill -9 -1".to_owned()).to_frame().encode())
+        .await
+        .expect("written");
+    let waiting = bench.runtime.wait(&bench.spec, &id);
+    let reason = tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("it ends");
+    assert_eq!(reason, "out-of-memory");
+    bench.kill(&id).await;
+}
+
+#[tokio::test]
+async fn groups_carry_the_limits_and_all_processes() {
+    let Some(bench) = Bench::new(
+        8,
+        Options {
+            processes: 40,
+            ..Options::default()
+        },
+    ) else {
+        return;
+    };
+    let id = bench.start().await;
+    let refused = bench.runtime.refusals();
+    let kernel = &bench.spec.kernel;
+    for (controller, v1, v2, value) in [
+        ("memory", "memory.limit_in_bytes", "memory.max", "268435456"),
+        ("cpu", "cpu.cfs_quota_us", "cpu.max", "100000"),
+        ("cpuset", "cpuset.cpus", "cpuset.cpus", "0"),
+        ("pids", "pids.max", "pids.max", "40"),
+    ] {
+        if refused
+            .iter()
+            .any(|refusal| refusal.protection == format!("{controller} cgroup"))
+        {
+            println!("SKIPPED: the {controller} cgroup, because this machine refuses it");
+            continue;
+        }
+        let set = group_file(kernel, v1)
+            .or_else(|| group_file(kernel, v2))
+            .expect("a limit");
+        assert_eq!(set.split(' ').next(), Some(value), "{controller}");
+        assert!(group_file(kernel, "cgroup.procs").is_some_and(|pids| !pids.is_empty()));
+    }
+    let (_, code) = bench
+        .sh("i=0; while [ $i -lt 100 ]; do sleep 30 & i=$((i+1)); done")
+        .await;
+    assert_ne!(code, Some(0), "processes are limited");
     bench.kill(&id).await;
 }
 

@@ -12,6 +12,7 @@ mod binds;
 mod cgroup;
 mod handle;
 mod launch;
+mod owner;
 mod record;
 mod stats;
 
@@ -157,14 +158,6 @@ impl ProcessRuntime {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn owner(&self, index: u32) -> (u32, u32) {
-        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-        match uid.is_root() {
-            true => (self.options.uid_base + index, self.options.uid_base + index),
-            false => (uid.as_raw(), gid.as_raw()),
-        }
-    }
-
     /// The sandbox of a kernel.
     fn describe(&self, spec: &KernelSpec, limits_memory: bool) -> Result<SandboxSpec, RuntimeError> {
         let plain = |path: &Path| match path.to_str() {
@@ -193,7 +186,7 @@ impl ProcessRuntime {
                 writable: *writable,
             });
         }
-        let (host_uid, host_gid) = self.owner(spec.index);
+        let (host_uid, host_gid) = owner::of_kernel(self.options.uid_base, spec.index);
         let memory = Some(spec.memory).filter(|memory| *memory > 0);
         Ok(SandboxSpec {
             kernel_id: spec.kernel.to_string(),
@@ -222,7 +215,7 @@ impl ProcessRuntime {
 
     async fn start_in(&self, spec: &KernelSpec, groups: &Groups) -> Result<Started, RuntimeError> {
         let sandbox = self.describe(spec, groups.limits_memory)?;
-        record::own(spec.scratch.join("work"), (sandbox.host_uid, sandbox.host_gid)).await?;
+        owner::give(spec.scratch.join("work"), (sandbox.host_uid, sandbox.host_gid)).await?;
         let launched = launch::launch(&self.runner, &sandbox, groups).await?;
         self.note(&launched.report.refused);
         let pid = launched.report.pid;

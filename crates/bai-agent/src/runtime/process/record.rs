@@ -6,7 +6,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,28 +53,4 @@ impl Record {
 pub async fn connect(dir: &Path) -> io::Result<UnixStream> {
     let dir = fs::File::open(dir)?;
     UnixStream::connect(format!("/proc/self/fd/{}/runner.sock", dir.as_raw_fd())).await
-}
-
-/// Gives a folder and all in it to the user of a kernel, unless it has it already. Follows no link.
-pub async fn own(folder: PathBuf, owner: (u32, u32)) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || own_now(folder, owner)).await?
-}
-
-fn own_now(folder: PathBuf, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let meta = fs::symlink_metadata(&folder)?;
-    if (meta.uid(), meta.gid()) == (uid, gid) || !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    let mut queue = vec![folder.clone()];
-    while let Some(path) = queue.pop() {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            lchown(entry.path(), Some(uid), Some(gid))?;
-            if entry.file_type()?.is_dir() {
-                queue.push(entry.path());
-            }
-        }
-    }
-    // Last, so that an interrupted pass is repeated.
-    lchown(&folder, Some(uid), Some(gid))
 }
