@@ -33,7 +33,17 @@ fn build_runner() -> PathBuf {
     // With an explicit target, the flags do not reach procedural macros, which cannot be static.
     let status = cargo
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .args(["build", "--package", "bai-runner", "--bin", "bai-runner", "--profile", "runner", "--target", &target])
+        .args([
+            "build",
+            "--package",
+            "bai-runner",
+            "--bin",
+            "bai-runner",
+            "--profile",
+            "runner",
+            "--target",
+            &target,
+        ])
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(Path::new(&variable("CARGO_MANIFEST_DIR")).join("../.."))
@@ -48,7 +58,9 @@ fn build_runner() -> PathBuf {
 /// `target` out of `target/<profile>/build/<package>/out`, so that all profiles share one build of the runner.
 fn target_root() -> PathBuf {
     let out = PathBuf::from(variable("OUT_DIR"));
-    out.ancestors().nth(4).map_or_else(|| out.clone(), Path::to_path_buf)
+    out.ancestors()
+        .nth(4)
+        .map_or_else(|| out.clone(), Path::to_path_buf)
 }
 
 fn variable(name: &str) -> String {

@@ -6,4 +6,10 @@
 //!
 //! Not here: users, quotas, sessions as clients see them (`bai-core`), and how code is run (`bai-runner`).
 
+mod agent;
+mod image;
+mod kernel;
+pub mod resource;
 pub mod runtime;
+
+pub use agent::{Agent, AgentOptions};

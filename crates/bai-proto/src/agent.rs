@@ -17,17 +17,34 @@ use serde_json::Value;
 pub trait AgentRpc: Send + Sync + std::fmt::Debug {
     /// Creates and starts a kernel; returns when it can execute. Idempotent here (unlike 19.06, 2.2): a second call
     /// with the id of a running kernel returns the same reply.
-    async fn create_kernel(&self, kernel: KernelId, config: KernelConfig) -> Result<KernelCreated, AgentError>;
+    async fn create_kernel(
+        &self,
+        kernel: KernelId,
+        config: KernelConfig,
+    ) -> Result<KernelCreated, AgentError>;
     /// Kills a kernel and returns its last statistics. An unknown kernel is not an error: it is reported terminated.
     async fn destroy_kernel(&self, kernel: KernelId) -> Result<Option<Value>, AgentError>;
     /// Replaces the kernel's processes by fresh ones, keeping its files, slots and mounts.
-    async fn restart_kernel(&self, kernel: KernelId, config: KernelConfig) -> Result<KernelCreated, AgentError>;
+    async fn restart_kernel(
+        &self,
+        kernel: KernelId,
+        config: KernelConfig,
+    ) -> Result<KernelCreated, AgentError>;
     /// Starts, feeds or polls a run and returns at its next boundary or after `flush_timeout` (2.5).
     /// `None` says that the kernel went away while the call waited.
-    async fn execute(&self, kernel: KernelId, request: ExecuteRequest) -> Result<Option<ExecuteReply>, AgentError>;
+    async fn execute(
+        &self,
+        kernel: KernelId,
+        request: ExecuteRequest,
+    ) -> Result<Option<ExecuteReply>, AgentError>;
     async fn interrupt_kernel(&self, kernel: KernelId) -> Result<(), AgentError>;
     /// Names that could continue `code`; empty when the runtime cannot tell.
-    async fn get_completions(&self, kernel: KernelId, code: String, options: Value) -> Result<Vec<String>, AgentError>;
+    async fn get_completions(
+        &self,
+        kernel: KernelId,
+        code: String,
+        options: Value,
+    ) -> Result<Vec<String>, AgentError>;
     /// Everything that the kernel's programs printed, bounded; the oldest is dropped first.
     async fn get_logs(&self, kernel: KernelId) -> Result<String, AgentError>;
     /// Writes a file below `/home/work`, creating directories. Paths that leave it are refused.
@@ -56,7 +73,10 @@ pub enum AgentError {
 
 impl AgentError {
     pub fn exception(kind: &str, message: impl Into<String>) -> Self {
-        Self::Exception { kind: kind.to_owned(), args: vec![message.into()] }
+        Self::Exception {
+            kind: kind.to_owned(),
+            args: vec![message.into()],
+        }
     }
 
     /// The text that clients see as `agent-details.exception`, in the form of a Python `repr` because that is what
@@ -73,7 +93,11 @@ impl AgentError {
 }
 
 fn python_repr(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push(quote);
     for character in text.chars() {
@@ -124,7 +148,10 @@ pub struct RegistryConfig {
 
 impl std::fmt::Debug for RegistryConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RegistryConfig").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("RegistryConfig")
+            .field("name", &self.name)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -250,9 +277,10 @@ impl ConsoleItem {
             Self::Stderr(text) => Value::from(vec!["stderr", text]),
             Self::Html(text) => Value::from(vec!["html", text]),
             Self::Log(text) => Value::from(vec!["log", text]),
-            Self::Media { mime, data } => {
-                Value::Array(vec![Value::from("media"), Value::from(vec![mime.as_str(), data.as_str()])])
-            }
+            Self::Media { mime, data } => Value::Array(vec![
+                Value::from("media"),
+                Value::from(vec![mime.as_str(), data.as_str()]),
+            ]),
         }
     }
 }
@@ -281,13 +309,22 @@ mod tests {
     #[test]
     fn exceptions_print_as_python_does() {
         let error = AgentError::exception("FileNotFoundError", "Could not found the file: nope");
-        assert_eq!(error.repr(), "FileNotFoundError('Could not found the file: nope')");
-        assert_eq!(AgentError::exception("KeyError", "it's").repr(), "KeyError(\"it's\")");
+        assert_eq!(
+            error.repr(),
+            "FileNotFoundError('Could not found the file: nope')"
+        );
+        assert_eq!(
+            AgentError::exception("KeyError", "it's").repr(),
+            "KeyError(\"it's\")"
+        );
     }
 
     #[test]
     fn console_items_are_pairs() {
-        let item = ConsoleItem::Media { mime: "image/png".into(), data: "xx".into() };
+        let item = ConsoleItem::Media {
+            mime: "image/png".into(),
+            data: "xx".into(),
+        };
         assert_eq!(item.to_json(), serde_json::json!(["media", ["image/png", "xx"]]));
     }
 }

@@ -10,14 +10,30 @@ pub enum AgentEvent {
     /// The agent is there, with these capabilities. Sent at start and at every change.
     InstanceHeartbeat(AgentInfo),
     /// The agent leaves, for the reason given.
-    InstanceTerminated { agent: AgentId, reason: String },
-    KernelPreparing { kernel: KernelId },
-    KernelPulling { kernel: KernelId },
-    KernelCreating { kernel: KernelId },
-    KernelStarted { kernel: KernelId },
+    InstanceTerminated {
+        agent: AgentId,
+        reason: String,
+    },
+    KernelPreparing {
+        kernel: KernelId,
+    },
+    KernelPulling {
+        kernel: KernelId,
+    },
+    KernelCreating {
+        kernel: KernelId,
+    },
+    KernelStarted {
+        kernel: KernelId,
+    },
     /// The kernel is gone. `generation` tells a restarted kernel's first life from its second; 19.06 agents do not
     /// send it. `stats` is the last statistics map, if any was gathered.
-    KernelTerminated { kernel: KernelId, reason: String, generation: Option<u64>, stats: Option<serde_json::Value> },
+    KernelTerminated {
+        kernel: KernelId,
+        reason: String,
+        generation: Option<u64>,
+        stats: Option<serde_json::Value>,
+    },
 }
 
 /// What a heartbeat says.

@@ -38,7 +38,10 @@ pub enum FrameError {
 
 impl Frame {
     pub fn new(kind: &str, data: impl Into<Vec<u8>>) -> Self {
-        Self { kind: kind.to_owned(), data: data.into() }
+        Self {
+            kind: kind.to_owned(),
+            data: data.into(),
+        }
     }
 
     /// The bytes of this message on a stream.
@@ -67,12 +70,17 @@ impl Frame {
         stream.read_exact(&mut length)?;
         let mut data = vec![0; checked_data_length(length)?];
         stream.read_exact(&mut data)?;
-        Ok(Some(Self { kind: checked_type(kind)?, data }))
+        Ok(Some(Self {
+            kind: checked_type(kind)?,
+            data,
+        }))
     }
 
     /// As [`Frame::read_from`], for an asynchronous stream. Not cancel-safe: give it a task of its own.
     #[cfg(feature = "agent")]
-    pub async fn read_async(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<Option<Self>, FrameError> {
+    pub async fn read_async(
+        stream: &mut (impl tokio::io::AsyncRead + Unpin),
+    ) -> Result<Option<Self>, FrameError> {
         use tokio::io::AsyncReadExt;
         let mut length = [0; 1];
         if stream.read(&mut length).await? == 0 {
@@ -84,22 +92,36 @@ impl Frame {
         stream.read_exact(&mut length).await?;
         let mut data = vec![0; checked_data_length(length)?];
         stream.read_exact(&mut data).await?;
-        Ok(Some(Self { kind: checked_type(kind)?, data }))
+        Ok(Some(Self {
+            kind: checked_type(kind)?,
+            data,
+        }))
     }
 }
 
 fn checked_type_length(length: u8) -> Result<usize, FrameError> {
     let length = usize::from(length);
-    if length == 0 || length > MAX_TYPE { Err(FrameError::TooLarge(length)) } else { Ok(length) }
+    if length == 0 || length > MAX_TYPE {
+        Err(FrameError::TooLarge(length))
+    } else {
+        Ok(length)
+    }
 }
 
 fn checked_data_length(length: [u8; 4]) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes(length) as usize;
-    if length > MAX_DATA { Err(FrameError::TooLarge(length)) } else { Ok(length) }
+    if length > MAX_DATA {
+        Err(FrameError::TooLarge(length))
+    } else {
+        Ok(length)
+    }
 }
 
 fn checked_type(kind: Vec<u8>) -> Result<String, FrameError> {
-    String::from_utf8(kind).ok().filter(|kind| kind.is_ascii()).ok_or(FrameError::BadType)
+    String::from_utf8(kind)
+        .ok()
+        .filter(|kind| kind.is_ascii())
+        .ok_or(FrameError::BadType)
 }
 
 /// What an agent tells a runner.
@@ -164,7 +186,10 @@ pub enum Record {
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
     /// A MIME type and its data (text, or base64 for binary types).
-    Media { mime: String, data: String },
+    Media {
+        mime: String,
+        data: String,
+    },
     Html(String),
     Log(String),
     /// JSON array of strings.
@@ -173,10 +198,18 @@ pub enum Record {
     ServiceResult(String),
     /// Opaque answer to [`Request::Status`].
     Status(Vec<u8>),
-    WaitingInput { is_password: Option<bool> },
-    CleanFinished { exit_code: Option<i32> },
-    BuildFinished { exit_code: Option<i32> },
-    Finished { exit_code: Option<i32> },
+    WaitingInput {
+        is_password: Option<bool>,
+    },
+    CleanFinished {
+        exit_code: Option<i32>,
+    },
+    BuildFinished {
+        exit_code: Option<i32>,
+    },
+    Finished {
+        exit_code: Option<i32>,
+    },
     Unknown(String),
 }
 
@@ -208,21 +241,43 @@ impl Record {
         match self {
             Self::Stdout(bytes) => Frame::new("stdout", bytes.as_slice()),
             Self::Stderr(bytes) => Frame::new("stderr", bytes.as_slice()),
-            Self::Media { mime, data } => {
-                Frame::new("media", json(&MediaPayload { r#type: mime.clone(), data: data.clone() }))
-            }
+            Self::Media { mime, data } => Frame::new(
+                "media",
+                json(&MediaPayload {
+                    r#type: mime.clone(),
+                    data: data.clone(),
+                }),
+            ),
             Self::Html(text) => Frame::new("html", text.as_bytes()),
             Self::Log(text) => Frame::new("log", text.as_bytes()),
             Self::Completion(text) => Frame::new("completion", text.as_bytes()),
             Self::ServiceResult(text) => Frame::new("service-result", text.as_bytes()),
             Self::Status(bytes) => Frame::new("status", bytes.as_slice()),
             Self::WaitingInput { is_password: None } => Frame::new("waiting-input", ""),
-            Self::WaitingInput { is_password } => {
-                Frame::new("waiting-input", json(&InputPayload { is_password: *is_password }))
-            }
-            Self::CleanFinished { exit_code } => Frame::new("clean-finished", json(&ExitPayload { exit_code: *exit_code })),
-            Self::BuildFinished { exit_code } => Frame::new("build-finished", json(&ExitPayload { exit_code: *exit_code })),
-            Self::Finished { exit_code } => Frame::new("finished", json(&ExitPayload { exit_code: *exit_code })),
+            Self::WaitingInput { is_password } => Frame::new(
+                "waiting-input",
+                json(&InputPayload {
+                    is_password: *is_password,
+                }),
+            ),
+            Self::CleanFinished { exit_code } => Frame::new(
+                "clean-finished",
+                json(&ExitPayload {
+                    exit_code: *exit_code,
+                }),
+            ),
+            Self::BuildFinished { exit_code } => Frame::new(
+                "build-finished",
+                json(&ExitPayload {
+                    exit_code: *exit_code,
+                }),
+            ),
+            Self::Finished { exit_code } => Frame::new(
+                "finished",
+                json(&ExitPayload {
+                    exit_code: *exit_code,
+                }),
+            ),
             Self::Unknown(kind) => Frame::new(kind, ""),
         }
     }
@@ -231,12 +286,19 @@ impl Record {
     /// none).
     pub fn from_frame(frame: Frame) -> Self {
         let text = |data: Vec<u8>| String::from_utf8_lossy(&data).into_owned();
-        let exit_code = |data: &[u8]| serde_json::from_slice::<ExitPayload>(data).ok().and_then(|exit| exit.exit_code);
+        let exit_code = |data: &[u8]| {
+            serde_json::from_slice::<ExitPayload>(data)
+                .ok()
+                .and_then(|exit| exit.exit_code)
+        };
         match frame.kind.as_str() {
             "stdout" => Self::Stdout(frame.data),
             "stderr" => Self::Stderr(frame.data),
             "media" => match serde_json::from_slice::<MediaPayload>(&frame.data) {
-                Ok(media) => Self::Media { mime: media.r#type, data: media.data },
+                Ok(media) => Self::Media {
+                    mime: media.r#type,
+                    data: media.data,
+                },
                 Err(_) => Self::Html(text(frame.data)),
             },
             "html" => Self::Html(text(frame.data)),
@@ -245,11 +307,19 @@ impl Record {
             "service-result" => Self::ServiceResult(text(frame.data)),
             "status" => Self::Status(frame.data),
             "waiting-input" => Self::WaitingInput {
-                is_password: serde_json::from_slice::<InputPayload>(&frame.data).ok().and_then(|input| input.is_password),
+                is_password: serde_json::from_slice::<InputPayload>(&frame.data)
+                    .ok()
+                    .and_then(|input| input.is_password),
             },
-            "clean-finished" => Self::CleanFinished { exit_code: exit_code(&frame.data) },
-            "build-finished" => Self::BuildFinished { exit_code: exit_code(&frame.data) },
-            "finished" => Self::Finished { exit_code: exit_code(&frame.data) },
+            "clean-finished" => Self::CleanFinished {
+                exit_code: exit_code(&frame.data),
+            },
+            "build-finished" => Self::BuildFinished {
+                exit_code: exit_code(&frame.data),
+            },
+            "finished" => Self::Finished {
+                exit_code: exit_code(&frame.data),
+            },
             _ => Self::Unknown(frame.kind),
         }
     }
@@ -264,8 +334,14 @@ mod tests {
     #[test]
     fn records_look_as_the_original_sends_them() {
         let frame = Record::Finished { exit_code: Some(3) }.to_frame();
-        assert_eq!((frame.kind.as_str(), frame.data.as_slice()), ("finished", br#"{"exitCode":3}"#.as_slice()));
-        let frame = Record::WaitingInput { is_password: Some(false) }.to_frame();
+        assert_eq!(
+            (frame.kind.as_str(), frame.data.as_slice()),
+            ("finished", br#"{"exitCode":3}"#.as_slice())
+        );
+        let frame = Record::WaitingInput {
+            is_password: Some(false),
+        }
+        .to_frame();
         assert_eq!(frame.data, br#"{"is_password":false}"#);
         assert_eq!(Record::WaitingInput { is_password: None }.to_frame().data, b"");
     }
@@ -281,7 +357,10 @@ mod tests {
         let mut bytes = vec![4];
         bytes.extend_from_slice(b"code");
         bytes.extend_from_slice(&u32::MAX.to_be_bytes());
-        assert!(matches!(Frame::read_from(&mut bytes.as_slice()), Err(FrameError::TooLarge(_))));
+        assert!(matches!(
+            Frame::read_from(&mut bytes.as_slice()),
+            Err(FrameError::TooLarge(_))
+        ));
     }
 
     proptest! {

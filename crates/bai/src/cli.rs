@@ -72,7 +72,10 @@ fn start_logging(verbose: u8, is_server: bool) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("BAI_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     // A program that embeds this one may have its own.
     _ = logging.try_init();
 }

@@ -35,14 +35,21 @@ impl Client {
     /// # Errors
     /// When the endpoint is not an absolute `http` or `https` address.
     pub fn new(endpoint: &str, access_key: &str, secret_key: SecretKey) -> Result<Self> {
-        let endpoint: Url = endpoint.parse().with_context(|| format!("the endpoint {endpoint} is not an address"))?;
+        let endpoint: Url = endpoint
+            .parse()
+            .with_context(|| format!("the endpoint {endpoint} is not an address"))?;
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host().is_none() {
             bail!("the endpoint {endpoint} must be like http://127.0.0.1:8081");
         }
         // The provider may have been installed by another client of this process.
         _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { endpoint, access_key: access_key.to_owned(), secret_key, http })
+        Ok(Self {
+            endpoint,
+            access_key: access_key.to_owned(),
+            secret_key,
+            http,
+        })
     }
 
     /// Sends a JSON request and returns the JSON answer, `null` for an empty one.
@@ -50,12 +57,24 @@ impl Client {
     /// # Errors
     /// The server's own words for anything but success.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let content_type = if body.is_some() { "application/json" } else { "text/plain" };
-        let mut request = self.signed(method, path, content_type)?.header("content-type", content_type);
+        let content_type = if body.is_some() {
+            "application/json"
+        } else {
+            "text/plain"
+        };
+        let mut request = self
+            .signed(method, path, content_type)?
+            .header("content-type", content_type);
         if let Some(body) = body {
             request = request.body(body.to_string());
         }
-        answer(request.send().await.with_context(|| format!("{} cannot be reached", self.endpoint))?).await
+        answer(
+            request
+                .send()
+                .await
+                .with_context(|| format!("{} cannot be reached", self.endpoint))?,
+        )
+        .await
     }
 
     /// Sends files into a session, `(path below /home/work, content)`.
@@ -67,8 +86,17 @@ impl Client {
         for (name, content) in files {
             form = form.part("src", reqwest::multipart::Part::bytes(content).file_name(name));
         }
-        let request = self.signed(Method::POST, path, "multipart/form-data")?.multipart(form);
-        answer(request.send().await.with_context(|| format!("{} cannot be reached", self.endpoint))?).await.map(drop)
+        let request = self
+            .signed(Method::POST, path, "multipart/form-data")?
+            .multipart(form);
+        answer(
+            request
+                .send()
+                .await
+                .with_context(|| format!("{} cannot be reached", self.endpoint))?,
+        )
+        .await
+        .map(drop)
     }
 
     /// Opens the execution stream of a session.
@@ -79,12 +107,16 @@ impl Client {
         let path = format!("/stream/kernel/{session}/execute");
         let mut address = self.address(&path)?;
         let scheme = if address.scheme() == "https" { "wss" } else { "ws" };
-        address.set_scheme(scheme).map_err(|()| anyhow!("the endpoint cannot be used for streams"))?;
+        address
+            .set_scheme(scheme)
+            .map_err(|()| anyhow!("the endpoint cannot be used for streams"))?;
         let mut request = address.as_str().into_client_request()?;
         for (name, value) in self.signature(&Method::GET, &path, "application/octet-stream")? {
             request.headers_mut().insert(name, value.parse()?);
         }
-        let (stream, _) = tokio_tungstenite::connect_async(request).await.context("the session cannot be streamed")?;
+        let (stream, _) = tokio_tungstenite::connect_async(request)
+            .await
+            .context("the session cannot be streamed")?;
         Ok(stream)
     }
 
@@ -101,7 +133,12 @@ impl Client {
         Ok(format!("{base}{path}").parse()?)
     }
 
-    fn signature(&self, method: &Method, path: &str, content_type: &str) -> Result<[(&'static str, String); 3]> {
+    fn signature(
+        &self,
+        method: &Method,
+        path: &str,
+        content_type: &str,
+    ) -> Result<[(&'static str, String); 3]> {
         let now = SystemClock.now();
         let date = now.to_rfc3339_opts(SecondsFormat::Micros, false);
         let address = self.address(path)?;
@@ -123,10 +160,20 @@ impl Client {
             mac.update(message);
             Ok(mac.finalize().into_bytes().to_vec())
         };
-        let key = mac(self.secret_key.expose().as_bytes(), now.format("%Y%m%d").to_string().as_bytes())?;
+        let key = mac(
+            self.secret_key.expose().as_bytes(),
+            now.format("%Y%m%d").to_string().as_bytes(),
+        )?;
         let signature = hex::encode(mac(&mac(&key, host.as_bytes())?, text.as_bytes())?);
-        let credential = format!("BackendAI signMethod=HMAC-SHA256, credential={}:{signature}", self.access_key);
-        Ok([("date", date), ("x-backendai-version", API_VERSION.to_owned()), ("authorization", credential)])
+        let credential = format!(
+            "BackendAI signMethod=HMAC-SHA256, credential={}:{signature}",
+            self.access_key
+        );
+        Ok([
+            ("date", date),
+            ("x-backendai-version", API_VERSION.to_owned()),
+            ("authorization", credential),
+        ])
     }
 }
 
@@ -134,14 +181,22 @@ impl Client {
 async fn answer(response: reqwest::Response) -> Result<Value> {
     let status = response.status();
     let body = response.bytes().await.context("the answer broke off")?;
-    let value: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap_or_default() };
+    let value: Value = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&body).unwrap_or_default()
+    };
     if status.is_success() {
         return Ok(value);
     }
     let title = value["title"].as_str().unwrap_or("the server gave no reason");
     let exception = value["agent-details"]["exception"].as_str();
     let data = value.get("data").map(ToString::to_string);
-    let details = exception.map(str::to_owned).or(data).map(|details| format!(": {details}")).unwrap_or_default();
+    let details = exception
+        .map(str::to_owned)
+        .or(data)
+        .map(|details| format!(": {details}"))
+        .unwrap_or_default();
     bail!("{} {title}{details}", status.as_u16())
 }
 
@@ -155,7 +210,8 @@ pub async fn next_frame(stream: &mut RunStream) -> Result<Option<Value>> {
             None | Some(Ok(Message::Close(_))) => return Ok(None),
             Some(Err(error)) => return Err(error).context("the connection to the session broke"),
             Some(Ok(Message::Text(text))) => {
-                let frame: Value = serde_json::from_str(&text).context("the server sent something that is not JSON")?;
+                let frame: Value =
+                    serde_json::from_str(&text).context("the server sent something that is not JSON")?;
                 if frame["status"] == "error" {
                     bail!("{}", frame["msg"].as_str().unwrap_or("the run failed"));
                 }
@@ -171,5 +227,8 @@ pub async fn next_frame(stream: &mut RunStream) -> Result<Option<Value>> {
 /// # Errors
 /// When the connection is broken.
 pub async fn send_text(stream: &mut RunStream, text: String) -> Result<()> {
-    stream.send(Message::Text(text.into())).await.context("the connection to the session broke")
+    stream
+        .send(Message::Text(text.into()))
+        .await
+        .context("the connection to the session broke")
 }

@@ -38,7 +38,9 @@ impl Credentials {
         match fs::read(&path) {
             Ok(text) => {
                 let credentials = serde_json::from_slice(&text);
-                credentials.map(Some).with_context(|| format!("{} is damaged", path.display()))
+                credentials
+                    .map(Some)
+                    .with_context(|| format!("{} is damaged", path.display()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -76,7 +78,12 @@ pub fn load_endpoint(data_dir: &Path) -> Result<String> {
 fn write_private(folder: &Path, name: &str, data: &[u8]) -> Result<()> {
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
     let written: io::Result<()> = (|| {
-        let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(data)?;
         file.sync_all()?;
         fs::rename(&temporary, folder.join(name))

@@ -3,7 +3,9 @@
 
 use anyhow::Result;
 use bai_model::random::Random;
-use bai_model::{AccessKey, DefaultForUnspecified, KeypairResourcePolicy, ResourceSlot, SecretKey, UserId, UserRole};
+use bai_model::{
+    AccessKey, DefaultForUnspecified, KeypairResourcePolicy, ResourceSlot, SecretKey, UserId, UserRole,
+};
 use bai_store::Store;
 use bai_store::domain::NewDomain;
 use bai_store::group::NewGroup;
@@ -30,7 +32,12 @@ pub enum Passwords {
 ///
 /// # Errors
 /// When the database cannot be written; nothing is written then.
-pub async fn seed(store: &Store, random: &dyn Random, now: DateTime<Utc>, passwords: Passwords) -> Result<Credentials> {
+pub async fn seed(
+    store: &Store,
+    random: &dyn Random,
+    now: DateTime<Utc>,
+    passwords: Passwords,
+) -> Result<Credentials> {
     let superadmin = new_account("admin@localhost", random);
     let user = new_account("user@localhost", random);
     let group = bai_model::GroupId::generate(random);
@@ -38,17 +45,32 @@ pub async fn seed(store: &Store, random: &dyn Random, now: DateTime<Utc>, passwo
         Passwords::None => [None, None],
         Passwords::Random => {
             let secrets = [superadmin.password.clone(), user.password.clone()];
-            tokio::task::spawn_blocking(move || secrets.map(|secret| bai_core::Manager::hash_password(&secret).ok())).await?
+            tokio::task::spawn_blocking(move || {
+                secrets.map(|secret| bai_core::Manager::hash_password(&secret).ok())
+            })
+            .await?
         }
     };
     let mut tx = store.begin().await?;
     tx.insert_domain(
-        &NewDomain { name: "default".to_owned(), description: Some("Default domain".to_owned()), total_resource_slots: ResourceSlot::default(), allowed_vfolder_hosts: vec!["local".to_owned()] },
+        &NewDomain {
+            name: "default".to_owned(),
+            description: Some("Default domain".to_owned()),
+            total_resource_slots: ResourceSlot::default(),
+            allowed_vfolder_hosts: vec!["local".to_owned()],
+        },
         now,
     )
     .await?;
     tx.insert_group(
-        &NewGroup { id: group, name: "default".to_owned(), description: Some("Default group".to_owned()), domain_name: "default".to_owned(), total_resource_slots: ResourceSlot::default(), allowed_vfolder_hosts: vec!["local".to_owned()] },
+        &NewGroup {
+            id: group,
+            name: "default".to_owned(),
+            description: Some("Default group".to_owned()),
+            domain_name: "default".to_owned(),
+            total_resource_slots: ResourceSlot::default(),
+            allowed_vfolder_hosts: vec!["local".to_owned()],
+        },
         now,
     )
     .await?;
@@ -72,10 +94,14 @@ pub async fn seed(store: &Store, random: &dyn Random, now: DateTime<Utc>, passwo
         ("medium", json!({ "cpu": "2", "mem": "4294967296" })),
         ("large", json!({ "cpu": "4", "mem": "8589934592" })),
     ] {
-        tx.insert_preset(name, &ResourceSlot::from_stored(&slots).0).await?;
+        tx.insert_preset(name, &ResourceSlot::from_stored(&slots).0)
+            .await?;
     }
     let [superadmin_hash, user_hash] = hashes;
-    for (account, role, hash) in [(&superadmin, UserRole::Superadmin, superadmin_hash), (&user, UserRole::User, user_hash)] {
+    for (account, role, hash) in [
+        (&superadmin, UserRole::Superadmin, superadmin_hash),
+        (&user, UserRole::User, user_hash),
+    ] {
         let id = UserId::generate(random);
         let name = account.email.split('@').next().unwrap_or_default().to_owned();
         tx.insert_user(

@@ -22,6 +22,8 @@ pub struct SystemRandom;
 impl Random for SystemRandom {
     fn fill(&self, bytes: &mut [u8]) {
         // Without randomness there are no secrets; going on would be worse than stopping.
-        rand::rngs::SysRng.try_fill_bytes(bytes).expect("the operating system gives no random bytes");
+        rand::rngs::SysRng
+            .try_fill_bytes(bytes)
+            .expect("the operating system gives no random bytes");
     }
 }

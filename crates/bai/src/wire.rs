@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use bai_agent::runtime::process::{ProcessRuntime, ProcessRuntimeOptions};
+use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
 use bai_agent::{Agent, AgentOptions};
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
@@ -86,10 +86,20 @@ impl Stack {
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
 
         let (database, config) = backends(&options);
-        let store = Store::open(&database).await.with_context(|| format!("cannot open the database {database}"))?;
+        let store = Store::open(&database)
+            .await
+            .with_context(|| format!("cannot open the database {database}"))?;
         let new_credentials = if store.reader().count_users().await? == 0 {
-            let passwords = if options.ephemeral { Passwords::None } else { Passwords::Random };
-            Some(seed(&store, random.as_ref(), clock.now(), passwords).await.context("cannot fill the new database")?)
+            let passwords = if options.ephemeral {
+                Passwords::None
+            } else {
+                Passwords::Random
+            };
+            Some(
+                seed(&store, random.as_ref(), clock.now(), passwords)
+                    .await
+                    .context("cannot fill the new database")?,
+            )
         } else {
             None
         };
@@ -109,19 +119,44 @@ impl Stack {
         let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
         let runtime = Arc::new(process_runtime(&options)?);
         let id = AgentId("i-local".to_owned());
-        let agent_options = AgentOptions::new(id.clone(), options.data_dir.clone(), runtime, clock.clone(), random.clone(), events);
-        let agent = Agent::start(agent_options).await.context("cannot start the agent")?;
+        let agent_options = AgentOptions::new(
+            id.clone(),
+            options.data_dir.clone(),
+            runtime,
+            clock.clone(),
+            random.clone(),
+            events,
+        );
+        let agent = Agent::start(agent_options)
+            .await
+            .context("cannot start the agent")?;
         let rpc: Arc<dyn bai_proto::agent::AgentRpc> = agent.clone();
         manager.attach_agent(id, rpc, incoming);
-        manager.wait_for_agent().await.context("the agent did not register")?;
+        manager
+            .wait_for_agent()
+            .await
+            .context("the agent did not register")?;
 
         let stopping = CancellationToken::new();
-        let gateway = GatewayOptions { clock, random, stopping: stopping.clone() };
+        let gateway = GatewayOptions {
+            clock,
+            random,
+            stopping: stopping.clone(),
+        };
         let router = bai_gateway::router(Arc::clone(&manager), gateway);
         let server = tokio::spawn(bai_gateway::serve(listener, router, stopping.clone()));
         let refusals = agent.refusals();
         let ephemeral = options.ephemeral;
-        Ok(Self { endpoint, new_credentials, refusals, manager, agent, stopping, server, ephemeral })
+        Ok(Self {
+            endpoint,
+            new_credentials,
+            refusals,
+            manager,
+            agent,
+            stopping,
+            server,
+            ephemeral,
+        })
     }
 
     /// Stops serving, lets running requests end, and stops the rest. Sessions of a system with data on disk go on and
@@ -142,16 +177,24 @@ fn backends(options: &StackOptions) -> (String, String) {
         return ("sqlite::memory:".to_owned(), "memory:".to_owned());
     }
     let file = |name: &str| options.data_dir.join(name).display().to_string();
-    (format!("sqlite://{}", file("bai.db")), format!("embedded://{}", file("config.db")))
+    (
+        format!("sqlite://{}", file("bai.db")),
+        format!("embedded://{}", file("config.db")),
+    )
 }
 
 fn process_runtime(options: &StackOptions) -> Result<ProcessRuntime> {
     let runner = runner::install(&options.data_dir).with_context(|| unwritable(&options.data_dir))?;
-    let mut runtime = ProcessRuntimeOptions::new(runner);
-    runtime.dies_with_agent = options.ephemeral;
-    Ok(ProcessRuntime::new(runtime))
+    let runtime = ProcessOptions {
+        dies_with_agent: options.ephemeral,
+        ..ProcessOptions::default()
+    };
+    Ok(ProcessRuntime::new(runner, runtime))
 }
 
 fn unwritable(folder: &Path) -> String {
-    format!("cannot write below {}; choose another directory with --data-dir", folder.display())
+    format!(
+        "cannot write below {}; choose another directory with --data-dir",
+        folder.display()
+    )
 }

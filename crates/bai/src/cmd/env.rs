@@ -35,8 +35,13 @@ pub fn run(args: &Args) -> Result<()> {
     let data_dir = data_dir(args.data_dir.clone())?;
     let endpoint = load_endpoint(&data_dir)?;
     let credentials = Credentials::load(&data_dir)?;
-    let credentials = credentials.with_context(|| format!("{} has no credentials.json", data_dir.display()))?;
-    let account = if args.user { credentials.user } else { credentials.superadmin };
+    let credentials =
+        credentials.with_context(|| format!("{} has no credentials.json", data_dir.display()))?;
+    let account = if args.user {
+        credentials.user
+    } else {
+        credentials.superadmin
+    };
     if args.json {
         let view = json!({
             "endpoint": endpoint, "access_key": account.access_key, "secret_key": account.secret_key,
@@ -47,5 +52,8 @@ pub fn run(args: &Args) -> Result<()> {
     // Clients from 19.09 on would look for a console server otherwise.
     line("export BACKEND_ENDPOINT_TYPE='api'")?;
     line(&format!("export BACKEND_ACCESS_KEY='{}'", account.access_key))?;
-    Ok(line(&format!("export BACKEND_SECRET_KEY='{}'", account.secret_key))?)
+    Ok(line(&format!(
+        "export BACKEND_SECRET_KEY='{}'",
+        account.secret_key
+    ))?)
 }

@@ -24,6 +24,13 @@ pub fn run(args: &Args) -> Result<()> {
         let view = json!({ "access_key": access_key, "secret_key": secret_key.expose() });
         return Ok(line(&view.to_string())?);
     }
-    line(&format!("Access Key: {access_key} ({} bytes)", access_key.as_str().len()))?;
-    Ok(line(&format!("Secret Key: {} ({} bytes)", secret_key.expose(), secret_key.expose().len()))?)
+    line(&format!(
+        "Access Key: {access_key} ({} bytes)",
+        access_key.as_str().len()
+    ))?;
+    Ok(line(&format!(
+        "Secret Key: {} ({} bytes)",
+        secret_key.expose(),
+        secret_key.expose().len()
+    ))?)
 }

@@ -14,7 +14,12 @@ pub(crate) fn data_dir(given: Option<PathBuf>) -> Result<PathBuf> {
     if let Some(given) = given {
         return std::path::absolute(&given).with_context(|| format!("{} is no usable path", given.display()));
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let base = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
-    base.map(|base| base.join("bai")).context("HOME is not set; name a directory with --data-dir")
+    base.map(|base| base.join("bai"))
+        .context("HOME is not set; name a directory with --data-dir")
 }

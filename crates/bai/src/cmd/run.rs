@@ -88,7 +88,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     if let Some(client) = configured_client()? {
         return run_on(&client, &args, args.rm).await;
     }
-    let folder = tempfile::Builder::new().prefix("bai-").tempdir().context("cannot make a temporary folder")?;
+    let folder = tempfile::Builder::new()
+        .prefix("bai-")
+        .tempdir()
+        .context("cannot make a temporary folder")?;
     let starting = Stack::start(StackOptions {
         data_dir: folder.path().to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
@@ -96,22 +99,37 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         allow_process_runtime: false,
     });
     let stack = patiently(&args, "starting a stack for this command", starting).await?;
-    let account = stack.new_credentials.as_ref().map(|credentials| credentials.user.clone());
+    let account = stack
+        .new_credentials
+        .as_ref()
+        .map(|credentials| credentials.user.clone());
     let account = account.context("the temporary database was not empty")?;
-    let client = Client::new(&stack.endpoint, &account.access_key, SecretKey::new(account.secret_key))?;
+    let client = Client::new(
+        &stack.endpoint,
+        &account.access_key,
+        SecretKey::new(account.secret_key),
+    )?;
     let ended = run_on(&client, &args, true).await;
     stack.stop().await;
-    folder.close().context("the temporary folder could not be removed")?;
+    folder
+        .close()
+        .context("the temporary folder could not be removed")?;
     ended
 }
 
 /// The endpoint of the environment, with the old names as 19.06 clients read them.
 fn configured_client() -> Result<Option<Client>> {
     let variable = |name: &str| {
-        let value = |prefix: &str| std::env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty());
+        let value = |prefix: &str| {
+            std::env::var(format!("{prefix}_{name}"))
+                .ok()
+                .filter(|value| !value.is_empty())
+        };
         value("BACKEND").or_else(|| value("SORNA"))
     };
-    let Some(endpoint) = variable("ENDPOINT") else { return Ok(None) };
+    let Some(endpoint) = variable("ENDPOINT") else {
+        return Ok(None);
+    };
     let missing = |name: &str| format!("BACKEND_ENDPOINT is set but BACKEND_{name} is not");
     let access_key = variable("ACCESS_KEY").with_context(|| missing("ACCESS_KEY"))?;
     let secret_key = variable("SECRET_KEY").with_context(|| missing("SECRET_KEY"))?;
@@ -136,19 +154,31 @@ async fn run_on(client: &Client, args: &Args, remove: bool) -> Result<ExitCode> 
     patiently(args, "starting the session", creating).await?;
     let ended = async {
         for chunk in files.chunks(FILES_PER_UPLOAD) {
-            client.upload(&format!("{path}/upload"), chunk.to_vec()).await.context("cannot upload the files")?;
+            client
+                .upload(&format!("{path}/upload"), chunk.to_vec())
+                .await
+                .context("cannot upload the files")?;
         }
-        Run { args, console: Vec::new() }.follow(client, &session).await
+        Run {
+            args,
+            console: Vec::new(),
+        }
+        .follow(client, &session)
+        .await
     }
     .await;
     if remove {
         let removing = client.call(Method::DELETE, &path, None);
-        let removed = patiently(args, "ending the session", removing).await.context("cannot end the session");
+        let removed = patiently(args, "ending the session", removing)
+            .await
+            .context("cannot end the session");
         // An error of the run itself is the one to tell.
         return ended.and_then(|code| removed.map(|_| code));
     }
     if !args.quiet {
-        say(&format!("bai: the session {session} goes on; use it again with -t {session}"));
+        say(&format!(
+            "bai: the session {session} goes on; use it again with -t {session}"
+        ));
     }
     ended
 }
@@ -160,7 +190,9 @@ fn session_name(args: &Args) -> Result<SessionName> {
         hex::encode(bytes)
     });
     name.parse().map_err(|_| {
-        anyhow::anyhow!("a session's name has 4 to 64 letters, digits, `_`, `.` and `-`, with no `.` or `-` at its ends")
+        anyhow::anyhow!(
+            "a session's name has 4 to 64 letters, digits, `_`, `.` and `-`, with no `.` or `-` at its ends"
+        )
     })
 }
 
@@ -176,13 +208,15 @@ fn pairs(given: &[String], form: &str) -> Result<Map<String, Value>> {
 
 /// The files with their paths relative to the base folder.
 fn read_files(args: &Args) -> Result<Vec<(String, Vec<u8>)>> {
-    let base = fs::canonicalize(&args.basedir).with_context(|| format!("cannot read {}", args.basedir.display()))?;
+    let base =
+        fs::canonicalize(&args.basedir).with_context(|| format!("cannot read {}", args.basedir.display()))?;
     args.files
         .iter()
         .map(|file| {
             let full = fs::canonicalize(file).with_context(|| format!("cannot read {}", file.display()))?;
             let relative = full.strip_prefix(&base).map(Path::to_path_buf);
-            let relative = relative.with_context(|| format!("{} is not below {}", file.display(), base.display()))?;
+            let relative =
+                relative.with_context(|| format!("{} is not below {}", file.display(), base.display()))?;
             let content = fs::read(&full).with_context(|| format!("cannot read {}", file.display()))?;
             Ok((relative.to_string_lossy().into_owned(), content))
         })
@@ -228,7 +262,10 @@ impl Run<'_> {
             match frame["status"].as_str() {
                 Some("waiting-input") => self.answer(&mut stream, &frame).await?,
                 Some("build-finished") if frame["exitCode"].as_i64().is_some_and(|code| code != 0) => {
-                    say(&format!("bai: the build failed with exit code {}", frame["exitCode"]));
+                    say(&format!(
+                        "bai: the build failed with exit code {}",
+                        frame["exitCode"]
+                    ));
                 }
                 Some("finished") => exit_code = frame["exitCode"].as_i64().unwrap_or(0),
                 Some("exec-timeout") => bail!("the run took too long and was ended"),
@@ -268,7 +305,10 @@ impl Run<'_> {
                 Some("stderr") => raw_error(text.as_bytes())?,
                 Some("media") => {
                     let size = item[1][1].as_str().map_or(0, str::len);
-                    say(&format!("bai: {} of {size} characters (see it with --json)", item[1][0]));
+                    say(&format!(
+                        "bai: {} of {size} characters (see it with --json)",
+                        item[1][0]
+                    ));
                 }
                 Some(kind) => say(&format!("bai: {kind}: {text}")),
                 None => {}
@@ -295,7 +335,10 @@ fn default_exec(args: &Args) -> String {
     };
     match args.files.as_slice() {
         [file] => match file.file_name() {
-            Some(_) => format!("{interpreter} '{}'", file.to_string_lossy().replace('\'', "'\\''")),
+            Some(_) => format!(
+                "{interpreter} '{}'",
+                file.to_string_lossy().replace('\'', "'\\''")
+            ),
             None => "*".to_owned(),
         },
         _ => "*".to_owned(),
@@ -306,7 +349,9 @@ fn default_exec(args: &Args) -> String {
 fn read_line(is_password: bool) -> io::Result<String> {
     use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let stdin = io::stdin();
-    let shown = (is_password && stdin.is_terminal()).then(|| tcgetattr(&stdin)).transpose()?;
+    let shown = (is_password && stdin.is_terminal())
+        .then(|| tcgetattr(&stdin))
+        .transpose()?;
     if let Some(shown) = &shown {
         let mut hidden = shown.clone();
         hidden.local_flags.remove(LocalFlags::ECHO);

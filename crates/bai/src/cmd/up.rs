@@ -38,7 +38,10 @@ pub struct Args {
 /// When something will not start, with what to do about it.
 pub async fn run(args: Args) -> Result<()> {
     let data_dir = data_dir(args.data_dir)?;
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir);
     made.with_context(|| format!("cannot make {}", data_dir.display()))?;
     let _lock = lock(&data_dir)?;
     // Before anything can take long: a signal during the start must not be lost.
@@ -67,27 +70,43 @@ pub async fn run(args: Args) -> Result<()> {
 
 fn greet(stack: &Stack, data_dir: &Path) -> Result<()> {
     for refusal in &stack.refusals {
-        say(&format!("bai: this machine refuses a protection of sessions: {refusal}"));
+        say(&format!(
+            "bai: this machine refuses a protection of sessions: {refusal}"
+        ));
     }
     say(&format!("bai: the API listens on {}", stack.endpoint));
     if stack.new_credentials.is_some() {
-        let accounts = Credentials::load(data_dir)?.map(|accounts| (accounts.superadmin.email, accounts.user.email));
+        let accounts =
+            Credentials::load(data_dir)?.map(|accounts| (accounts.superadmin.email, accounts.user.email));
         if let Some((superadmin, user)) = accounts {
             let path = data_dir.join("credentials.json");
-            say(&format!("bai: made the accounts {superadmin} and {user}; their keys are in {}", path.display()));
+            say(&format!(
+                "bai: made the accounts {superadmin} and {user}; their keys are in {}",
+                path.display()
+            ));
         }
     }
-    say(&format!("bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"", data_dir.display()));
-    say("bai: sessions are sandboxed processes, which is no boundary against hostile users; Ctrl-C stops the server");
+    say(&format!(
+        "bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"",
+        data_dir.display()
+    ));
+    say(
+        "bai: sessions are sandboxed processes, which is no boundary against hostile users; Ctrl-C stops the server",
+    );
     Ok(())
 }
 
 /// Takes the data directory for this process.
 fn lock(data_dir: &Path) -> Result<fs::File> {
     let path = data_dir.join("lock");
-    let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
     let hint = "another server uses this directory; stop it or choose another one with --data-dir";
-    file.try_lock().with_context(|| format!("{}: {hint}", data_dir.display()))?;
+    file.try_lock()
+        .with_context(|| format!("{}: {hint}", data_dir.display()))?;
     Ok(file)
 }
