@@ -255,12 +255,17 @@ async fn other_files_are_refused_and_left_alone() {
 
     let foreign = path.with_file_name("foreign.db");
     tamper(&foreign, "CREATE TABLE entry (id INTEGER)").await;
+    let before = std::fs::read(&foreign).expect("read");
     let refusal = LocalKv::embedded(&foreign, clock.clone())
         .await
         .expect_err("somebody's database");
     assert!(
         refusal.to_string().contains("is not a configuration store"),
         "{refusal}"
+    );
+    assert!(
+        std::fs::read(&foreign).expect("read") == before,
+        "somebody's database was changed"
     );
 
     let newer = path.with_file_name("newer.db");

@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::draft::Draft;
@@ -157,11 +155,11 @@ impl Trouble {
     }
 }
 
+/// Connects, and changes nothing in the file before it is known to be ours or empty.
 async fn open_file(path: &Path) -> std::result::Result<SqliteConnection, Trouble> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .locking_mode(SqliteLockingMode::Exclusive)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(PATIENCE)
         .disable_statement_logging();
@@ -172,14 +170,21 @@ async fn open_file(path: &Path) -> std::result::Result<SqliteConnection, Trouble
         .await?;
     let version = number("PRAGMA user_version").fetch_one(&mut connection).await?;
     let application = number("PRAGMA application_id").fetch_one(&mut connection).await?;
-    if tables == 0 && application == 0 {
+    let fresh = tables == 0 && application == 0;
+    if !fresh && application != APPLICATION_ID {
+        return Err(Trouble::NotOurs);
+    }
+    if version > VERSION {
+        return Err(Trouble::Newer(version));
+    }
+    // Not among the options above: this is written into the file.
+    sqlx::query("PRAGMA journal_mode = WAL")
+        .execute(&mut connection)
+        .await?;
+    if fresh {
         let mut transaction = connection.begin().await?;
         sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await?;
         transaction.commit().await?;
-    } else if application != APPLICATION_ID {
-        return Err(Trouble::NotOurs);
-    } else if version > VERSION {
-        return Err(Trouble::Newer(version));
     }
     Ok(connection)
 }
