@@ -33,6 +33,9 @@ pub struct SandboxSpec {
     /// The host user and group that `work` (uid and gid 1000 inside) maps to.
     pub host_uid: u32,
     pub host_gid: u32,
+    /// Control groups that the agent has made, with their limits set; entered before anything else is done.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
     /// Environment of the session's programs, beside the language defaults.
     pub environ: BTreeMap<String, String>,
     pub limits: Limits,
@@ -54,7 +57,7 @@ pub struct Bind {
     pub writable: bool,
 }
 
-/// Limits by rlimits, which hold wherever cgroups are refused. The agent itself places the sandbox into cgroups.
+/// Limits by rlimits, which hold wherever cgroups are refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Limit of writable private memory for every process in bytes (`RLIMIT_DATA`: an address-space limit would

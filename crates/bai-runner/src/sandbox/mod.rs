@@ -2,8 +2,8 @@
 //!
 //! Three processes, of which one stays:
 //!
-//! - the *outer* one, started by the agent (and already in the session's cgroups), opens what needs the agent's rights
-//!   (the runner's socket and log, and, as root, the mounts) and enters the namespaces;
+//! - the *outer* one, started by the agent, enters the cgroups, opens what needs the agent's rights (the runner's socket
+//!   and log, and, as root, the mounts) and enters the namespaces;
 //! - a *scribe*, its child, stays outside for a moment to write the outer one's user map;
 //! - the *first* one, pid 1 of the new namespaces and a child of the agent, builds the root, confines itself, reports,
 //!   waits for the agent's word, and starts the runner proper (`init`).
@@ -11,8 +11,9 @@
 //! Invariants: exactly one report goes to the agent; no code of a user runs before the agent has said so; if the agent
 //! goes away before, nothing is left; every protection that is refused is in the report, none is skipped silently.
 //!
-//! Not here: cgroups (the agent), what the runner does (`crate::session`).
+//! Not here: the limits of the cgroups (the agent), what the runner does (`crate::session`).
 
+mod cgroup;
 mod confine;
 mod control;
 mod identity;
@@ -68,8 +69,9 @@ struct Inheritance {
 fn outer(control: &Control, spec: &SandboxSpec) -> Result<u8, Fatal> {
     // Fails only for the leader of a process group, which is as far from the agent's terminal.
     let _ = setsid();
-    let listener = prepare_socket_dir(&spec.socket_dir)?;
     let mut ledger = Ledger::default();
+    cgroup::enter(&spec.cgroups, &mut ledger)?;
+    let listener = prepare_socket_dir(&spec.socket_dir)?;
     let identity = Identity::establish(spec, &mut ledger)?;
     let items = if identity.privileged {
         Some(tree::open_all(spec)?)

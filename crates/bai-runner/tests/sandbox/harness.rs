@@ -70,6 +70,7 @@ impl Kernel {
             binds: Vec::new(),
             host_uid: uid,
             host_gid: gid,
+            cgroups: Vec::new(),
             environ: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
             limits: Limits {
                 open_files: 1024,

@@ -1,8 +1,7 @@
 //! Control groups of kernels, version 1 and version 2, as far as this process may make them.
 //!
 //! Each kernel gets a group `bai-<kernel id>` in every usable hierarchy, below the agent's own group where that is
-//! possible. Limits are written before the sandbox's first process is put in, and the sandbox is put in before it is
-//! told what to build.
+//! possible. Limits are written before the runner starts; it enters the groups before it does anything else.
 //!
 //! Invariants: a controller that cannot be used is named in [`Cgroups::refusals`]; a group is removed only when empty.
 //!
@@ -219,13 +218,6 @@ impl Cgroups {
 const PERIOD: u64 = 100_000;
 
 impl Groups {
-    /// Puts a process into all groups.
-    pub fn enter(&self, pid: u32) -> io::Result<()> {
-        self.dirs
-            .iter()
-            .try_for_each(|dir| write(dir, "cgroup.procs", pid))
-    }
-
     /// The content of a file in whichever group has it.
     pub fn read(&self, file: &str) -> Option<String> {
         self.dirs

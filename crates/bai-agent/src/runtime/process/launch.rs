@@ -1,4 +1,4 @@
-//! The conversation with `bai-runner sandbox`: start it, place it, tell it what to build, hear what it got.
+//! The conversation with `bai-runner sandbox`: start it, tell it what to build, hear what it got.
 //!
 //! Invariants: a sandbox that is not let go ends by itself, because the control socket closes with [`Launched`]; the
 //! outer process is always reaped here.
@@ -15,7 +15,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
-use super::cgroup::Groups;
 use crate::runtime::RuntimeError;
 
 /// A sandbox takes milliseconds; this is for machines that are stuck.
@@ -29,8 +28,8 @@ pub struct Launched {
     control: UnixStream,
 }
 
-/// Builds a sandbox in `groups`.
-pub async fn launch(runner: &Path, spec: &SandboxSpec, groups: &Groups) -> Result<Launched, RuntimeError> {
+/// Builds a sandbox.
+pub async fn launch(runner: &Path, spec: &SandboxSpec) -> Result<Launched, RuntimeError> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut control = UnixStream::from_std(ours)?;
@@ -51,12 +50,6 @@ pub async fn launch(runner: &Path, spec: &SandboxSpec, groups: &Groups) -> Resul
     // Otherwise this process would keep the other end open, and never see it close.
     drop(command);
     let conversation = async {
-        if let Some(pid) = outer.id() {
-            // Before it knows what to build: whatever it becomes is inside.
-            groups
-                .enter(pid)
-                .map_err(|error| cannot("put the sandbox into its cgroups", error))?;
-        }
         let mut line = serde_json::to_vec(spec).map_err(std::io::Error::from)?;
         line.push(b'\n');
         control.write_all(&line).await?;

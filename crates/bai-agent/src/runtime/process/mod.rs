@@ -114,8 +114,7 @@ impl ProcessRuntime {
             for name in ["work", "config", "run"] {
                 tokio::fs::create_dir_all(dir.join(name)).await?;
             }
-            let launched =
-                launch::launch(&self.runner, &self.describe(&spec, false)?, &Groups::default()).await?;
+            let launched = launch::launch(&self.runner, &self.describe(&spec, &Groups::default())?).await?;
             let mut report = launched.report.clone();
             let first = handle::name(report.pid)
                 .map(|name| Handle::open(&name))
@@ -159,7 +158,7 @@ impl ProcessRuntime {
     }
 
     /// The sandbox of a kernel.
-    fn describe(&self, spec: &KernelSpec, limits_memory: bool) -> Result<SandboxSpec, RuntimeError> {
+    fn describe(&self, spec: &KernelSpec, groups: &Groups) -> Result<SandboxSpec, RuntimeError> {
         let plain = |path: &Path| match path.to_str() {
             Some(path) => Ok(path.to_owned()),
             None => Err(RuntimeError::Start(format!(
@@ -187,6 +186,11 @@ impl ProcessRuntime {
             });
         }
         let (host_uid, host_gid) = owner::of_kernel(self.options.uid_base, spec.index);
+        let cgroups = groups
+            .dirs
+            .iter()
+            .map(|dir| plain(dir))
+            .collect::<Result<_, _>>()?;
         let memory = Some(spec.memory).filter(|memory| *memory > 0);
         Ok(SandboxSpec {
             kernel_id: spec.kernel.to_string(),
@@ -197,9 +201,10 @@ impl ProcessRuntime {
             binds,
             host_uid,
             host_gid,
+            cgroups,
             environ: spec.environ.clone(),
             limits: Limits {
-                memory: memory.filter(|_| !limits_memory),
+                memory: memory.filter(|_| !groups.limits_memory),
                 open_files: self.options.open_files,
                 processes: Some(self.options.processes),
                 file_size: None,
@@ -214,9 +219,9 @@ impl ProcessRuntime {
     }
 
     async fn start_in(&self, spec: &KernelSpec, groups: &Groups) -> Result<Started, RuntimeError> {
-        let sandbox = self.describe(spec, groups.limits_memory)?;
+        let sandbox = self.describe(spec, groups)?;
         owner::give(spec.scratch.join("work"), (sandbox.host_uid, sandbox.host_gid)).await?;
-        let launched = launch::launch(&self.runner, &sandbox, groups).await?;
+        let launched = launch::launch(&self.runner, &sandbox).await?;
         self.note(&launched.report.refused);
         let pid = launched.report.pid;
         let gone = || RuntimeError::Start("the sandbox ended before its session began".to_owned());
