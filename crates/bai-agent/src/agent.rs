@@ -50,8 +50,8 @@ pub struct AgentOptions {
     pub random: Arc<dyn Random>,
     pub events: mpsc::Sender<AgentEvent>,
     pub capacity: Capacity,
-    /// Whether the host's interpreters are offered as images.
-    pub offers_host_images: bool,
+    /// Offer only the host's images that go by this name (a stack for one command).
+    pub only_image: Option<String>,
 }
 
 impl AgentOptions {
@@ -72,7 +72,7 @@ impl AgentOptions {
             random,
             events,
             capacity: Capacity::discover(),
-            offers_host_images: true,
+            only_image: None,
         }
     }
 }
@@ -119,11 +119,7 @@ impl Agent {
             available_slots: options.capacity.slots(),
             slot_types: SlotTypes::intrinsic(),
             compute_plugins: serde_json::json!({}),
-            images: if options.offers_host_images {
-                image::discover(&options.data_dir).await
-            } else {
-                Vec::new()
-            },
+            images: image::discover(&options.data_dir, options.only_image.as_deref()).await,
         };
         let agent = Arc::new_cyclic(|me| Self {
             me: me.clone(),

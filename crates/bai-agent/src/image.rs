@@ -136,15 +136,31 @@ struct Answer {
     program: PathBuf,
 }
 
-/// The images of this host.
-pub async fn discover(data_dir: &Path) -> Vec<AgentImage> {
+/// The images of this host, or those that go by the name `only`: asking every tool takes longer than running one.
+pub async fn discover(data_dir: &Path, only: Option<&str>) -> Vec<AgentImage> {
+    let is_wanted = |tool: &Tool| {
+        let name = only.map(|only| {
+            only.rsplit('/')
+                .next()
+                .unwrap_or(only)
+                .split(':')
+                .next()
+                .unwrap_or(only)
+        });
+        name.is_none_or(|name| name == tool.language || tool.aliases.contains(&name))
+    };
+    let is_any_wanted = TOOLS.iter().any(is_wanted);
     let cache_file = data_dir.join(CACHE);
     let cache = tokio::fs::read(&cache_file).await.ok();
     let cache: BTreeMap<PathBuf, Answer> = cache
         .and_then(|cache| serde_json::from_slice(&cache).ok())
         .unwrap_or_default();
     let mut asked = tokio::task::JoinSet::new();
-    for (number, tool) in TOOLS.iter().enumerate() {
+    for (number, tool) in TOOLS
+        .iter()
+        .enumerate()
+        .filter(|(_, tool)| is_wanted(tool) || !is_any_wanted)
+    {
         let Some(path) = on_path(tool.program) else {
             continue;
         };

@@ -63,7 +63,10 @@ pub enum StatusGate {
 
 /// Credentials by access key, with the time of their reading.
 #[derive(Debug, Default)]
-pub(crate) struct CredentialCache(RwLock<HashMap<AccessKey, (DateTime<Utc>, Option<Credential>)>>);
+pub(crate) struct CredentialCache(RwLock<HashMap<AccessKey, Known>>);
+
+/// When a credential was read, and what was found.
+type Known = (DateTime<Utc>, Option<Credential>);
 
 impl CredentialCache {
     fn get(&self, access_key: &AccessKey, now: DateTime<Utc>) -> Option<Option<Credential>> {

@@ -9,25 +9,28 @@ use crate::pipeline::Answer;
 
 /// An answer that is not the wanted one. `type` is the stable discriminator; titles keep their historic spelling.
 #[derive(Debug)]
-pub(crate) struct Problem {
+pub(crate) struct Problem(Box<Members>);
+
+#[derive(Debug)]
+struct Members {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
     message: Option<String>,
-    members: Map<String, Value>,
+    more: Map<String, Value>,
     allow: Option<String>,
 }
 
 impl Problem {
     fn new(status: StatusCode, slug: &'static str, title: &'static str, message: Option<String>) -> Self {
-        Self {
+        Self(Box::new(Members {
             status,
             slug,
             title,
             message,
-            members: Map::new(),
+            more: Map::new(),
             allow: None,
-        }
+        }))
     }
 
     pub(crate) fn not_found() -> Self {
@@ -41,11 +44,9 @@ impl Problem {
 
     pub(crate) fn method_not_allowed(allow: String) -> Self {
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        let problem = Self::new(status, "method-not-allowed", "HTTP Method Not Allowed.", None);
-        Self {
-            allow: Some(allow),
-            ..problem
-        }
+        let mut problem = Self::new(status, "method-not-allowed", "HTTP Method Not Allowed.", None);
+        problem.0.allow = Some(allow);
+        problem
     }
 
     pub(crate) fn bad_request(message: Option<&str>) -> Self {
@@ -71,23 +72,24 @@ impl Problem {
     }
 
     pub(crate) fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     pub(crate) fn into_answer(self) -> Answer {
-        let title = match self.message {
-            Some(message) => format!("{} ({message})", self.title),
-            None => self.title.to_owned(),
+        let problem = *self.0;
+        let title = match problem.message {
+            Some(message) => format!("{} ({message})", problem.title),
+            None => problem.title.to_owned(),
         };
-        let mut body = json!({ "type": type_uri(self.slug), "title": title });
+        let mut body = json!({ "type": type_uri(problem.slug), "title": title });
         if let Value::Object(members) = &mut body {
-            members.extend(self.members);
+            members.extend(problem.more);
         }
         let mut answer = Response::new(body.to_string().into());
-        *answer.status_mut() = self.status;
+        *answer.status_mut() = problem.status;
         let content_type = HeaderValue::from_static("application/problem+json; charset=utf-8");
         answer.headers_mut().insert(CONTENT_TYPE, content_type);
-        if let Some(allow) = self.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+        if let Some(allow) = problem.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
             answer.headers_mut().insert(ALLOW, allow);
         }
         answer
@@ -132,7 +134,7 @@ impl From<Error> for Problem {
                 let message = (!message.is_empty()).then_some(message);
                 let title = "Missing or invalid API parameters.";
                 let mut problem = with(S::BAD_REQUEST, "invalid-api-params", title, message);
-                problem.members.extend(data.map(|data| ("data".to_owned(), data)));
+                problem.0.more.extend(data.map(|data| ("data".to_owned(), data)));
                 problem
             }
             Error::KernelNotFound => with(S::NOT_FOUND, "kernel-not-found", "No such kernel.", None),
@@ -213,7 +215,7 @@ fn of_agent(slug: &'static str, title: &'static str, error: &AgentError) -> Prob
         }),
     };
     let mut problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, slug, title, None);
-    problem.members.insert("agent-details".to_owned(), details);
+    problem.0.more.insert("agent-details".to_owned(), details);
     problem
 }
 

@@ -39,6 +39,8 @@ pub struct StackOptions {
     pub listen: SocketAddr,
     /// Nothing is kept and sandboxes die with this process.
     pub ephemeral: bool,
+    /// Only this image is wanted; others need not be looked for.
+    pub only_image: Option<String>,
     /// Serve on an address that other hosts reach although sessions are only sandboxed processes.
     pub allow_process_runtime: bool,
 }
@@ -119,7 +121,7 @@ impl Stack {
         let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
         let runtime = Arc::new(process_runtime(&options)?);
         let id = AgentId("i-local".to_owned());
-        let agent_options = AgentOptions::new(
+        let mut agent_options = AgentOptions::new(
             id.clone(),
             options.data_dir.clone(),
             runtime,
@@ -127,6 +129,7 @@ impl Stack {
             random.clone(),
             events,
         );
+        agent_options.only_image = options.only_image.clone();
         let agent = Agent::start(agent_options)
             .await
             .context("cannot start the agent")?;

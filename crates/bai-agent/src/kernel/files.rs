@@ -40,7 +40,11 @@ fn relative(path: &str) -> Option<PathBuf> {
         match component {
             Component::Normal(name) => clean.push(name),
             Component::CurDir => {}
-            Component::ParentDir => _ = clean.pop().then_some(())?,
+            Component::ParentDir => {
+                if !clean.pop() {
+                    return None;
+                }
+            }
             Component::RootDir | Component::Prefix(_) => return None,
         }
     }
@@ -200,9 +204,9 @@ impl Archive {
                 continue;
             };
             let entry_name = name.join(entry.to_string_lossy().as_ref());
-            match fstat(&opened).map(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT) {
-                Ok(SFlag::S_IFREG | SFlag::S_IFDIR) => self.add(&entry_name, opened)?,
-                _ => {}
+            let kind = fstat(&opened).map(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT);
+            if let Ok(SFlag::S_IFREG | SFlag::S_IFDIR) = kind {
+                self.add(&entry_name, opened)?;
             }
         }
         Ok(())

@@ -96,6 +96,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         data_dir: folder.path().to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         ephemeral: true,
+        only_image: Some(args.image.clone()),
         allow_process_runtime: false,
     });
     let stack = patiently(&args, "starting a stack for this command", starting).await?;

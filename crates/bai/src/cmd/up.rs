@@ -51,6 +51,7 @@ pub async fn run(args: Args) -> Result<()> {
         data_dir: data_dir.clone(),
         listen: args.listen,
         ephemeral: false,
+        only_image: None,
         allow_process_runtime: args.allow_process_runtime,
     })
     .await?;

@@ -1,0 +1,6 @@
+//! One binary of integration tests: [`api`] in process with a scripted agent, [`blackbox`] with the executable that users
+//! start.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod api;
+mod blackbox;

@@ -1,1 +1,0 @@
-//! The integration tests live in `main.rs` and its modules.
