@@ -131,6 +131,17 @@ fn groups_of(kernel: &KernelId) -> Vec<PathBuf> {
     found
 }
 
+/// Ended children of this process that nobody has reaped, whose start has failed.
+fn zombies() -> usize {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let status = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("status")).ok();
+    let ours = format!("PPid:\t{}\n", std::process::id());
+    entries
+        .filter_map(status)
+        .filter(|status| status.contains(&ours) && status.contains("State:\tZ"))
+        .count()
+}
+
 fn alive(id: &str) -> bool {
     let pid = id.split('-').nth(1).expect("a pid");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -363,6 +374,14 @@ async fn a_start_that_fails_says_why_and_leaves_nothing() {
         .start(&bench.spec)
         .await
         .expect_err("the target leaves the folder");
+    // Those of tests beside this one go away.
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while zombies() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("failed starts are reaped");
     let missing = ProcessRuntime::new(Path::new("/nonexistent/runner").into(), Options::default());
     let error = missing
         .start(&bench.spec)

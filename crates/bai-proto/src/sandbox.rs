@@ -91,7 +91,7 @@ pub struct SandboxReport {
     pub enforced: Vec<String>,
     /// Protections that this machine refused, each with its reason.
     pub refused: Vec<Refusal>,
-    /// Why there is no sandbox at all; everything else is meaningless then.
+    /// Why there is no sandbox at all. `pid`, unless 0, is about to end then, and everything else is meaningless.
     pub fatal: Option<String>,
 }
 

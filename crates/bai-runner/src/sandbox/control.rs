@@ -50,8 +50,10 @@ impl Control {
         let _ = (&self.0).write_all(&line);
     }
 
-    pub fn report_fatal(&self, Fatal(reason): Fatal) {
+    /// `pid` is the first process where there is one already, for its parent to reap; else 0.
+    pub fn report_fatal(&self, pid: i32, Fatal(reason): Fatal) {
         self.report(&SandboxReport {
+            pid,
             fatal: Some(reason),
             ..SandboxReport::default()
         });

@@ -52,7 +52,7 @@ pub fn run() -> ExitCode {
     match control.read_spec().and_then(|spec| outer(&control, &spec)) {
         Ok(code) => ExitCode::from(code),
         Err(fatal) => {
-            control.report_fatal(fatal);
+            control.report_fatal(0, fatal);
             ExitCode::FAILURE
         }
     }
@@ -105,7 +105,7 @@ fn enter_user_namespace(control: &Control, identity: Identity) -> Result<bool, F
             if there.read_exact(&mut [0]).is_ok() {
                 match identity.write_maps(outer) {
                     Ok(()) => drop(there.write_all(&[0])),
-                    Err(fatal) => control.report_fatal(fatal),
+                    Err(fatal) => control.report_fatal(0, fatal),
                 }
             }
             sys::exit_now(0)
@@ -187,7 +187,11 @@ fn enter_namespaces(
             name.read_exact(&mut pid)
                 .or_fatal("learn the first process's name")?;
             drop(name);
-            first(control, spec, network, inheritance, i32::from_ne_bytes(pid))
+            let pid = i32::from_ne_bytes(pid);
+            if let Err(fatal) = first(control, spec, network, inheritance, pid) {
+                control.report_fatal(pid, fatal);
+            }
+            sys::exit_now(1)
         }
     }
 }

@@ -55,6 +55,11 @@ impl Handle {
         handle.reap().map(|_| None)
     }
 
+    /// Waits for the end of a child of this process, whose pid is its own until it is reaped here.
+    pub async fn reap_child(pid: i32) -> io::Result<Ending> {
+        Self::watch(pid, pidfd_open(pid)?)?.ended().await
+    }
+
     /// Resolves when the process has ended; reaps it where it is a child of this process.
     pub async fn ended(&self) -> io::Result<Ending> {
         let _ = self.fd.readable().await?;

@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use super::handle::Handle;
 use crate::runtime::RuntimeError;
 
 /// A sandbox takes milliseconds; this is for machines that are stuck.
@@ -74,7 +75,12 @@ pub async fn launch(runner: &Path, spec: &SandboxSpec) -> Result<Launched, Runti
     let _ = tokio::time::timeout(DEADLINE, outer.wait()).await;
     let report = report?;
     match report.fatal {
-        Some(reason) => Err(RuntimeError::Start(reason)),
+        Some(reason) => {
+            if report.pid > 1 {
+                let _ = tokio::time::timeout(DEADLINE, Handle::reap_child(report.pid)).await;
+            }
+            Err(RuntimeError::Start(reason))
+        }
         None => Ok(Launched { report, control }),
     }
 }

@@ -224,8 +224,12 @@ impl ProcessRuntime {
         let launched = launch::launch(&self.runner, &sandbox).await?;
         self.note(&launched.report.refused);
         let pid = launched.report.pid;
-        let gone = || RuntimeError::Start("the sandbox ended before its session began".to_owned());
-        let container_id = handle::name(pid).ok_or_else(gone)?;
+        let Some(container_id) = handle::name(pid) else {
+            Handle::reap_child(pid).await?;
+            return Err(RuntimeError::Start(
+                "the sandbox ended before its session began".to_owned(),
+            ));
+        };
         let record = Record {
             container_id: container_id.clone(),
             cgroups: groups.dirs.clone(),
