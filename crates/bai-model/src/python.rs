@@ -81,9 +81,12 @@ fn compose(digits: &str, scale: usize, up: bool) -> Result<Decimal, DecimalError
     let mantissa = if digits.is_empty() {
         Ok(0_i128)
     } else {
-        digits.parse()
+        digits.parse::<i128>()
     };
-    let mantissa = mantissa.map_err(|_| DecimalError::OutOfRange)? + i128::from(up);
+    let mantissa = mantissa
+        .ok()
+        .and_then(|mantissa| mantissa.checked_add(i128::from(up)))
+        .ok_or(DecimalError::OutOfRange)?;
     let scale = u32::try_from(scale).map_err(|_| DecimalError::OutOfRange)?;
     Decimal::try_from_i128_with_scale(mantissa, scale).map_err(|_| DecimalError::OutOfRange)
 }
@@ -185,6 +188,8 @@ mod tests {
             "1e29",
             "1e999999999999999999999",
             "79228162514264337593543950336",
+            // One more than the largest i128, by rounding.
+            "170141183460469231731687303715884105727.5",
             "-1e29",
         ] {
             assert_eq!(decimal(text, 28), Err(DecimalError::OutOfRange), "{text}");

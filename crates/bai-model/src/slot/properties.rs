@@ -24,6 +24,23 @@ fn any_slots(amount: impl Strategy<Value = SlotValue>) -> impl Strategy<Value = 
     prop::collection::vec(("[abc]", amount), 0..4).prop_map(|entries| entries.into_iter().collect())
 }
 
+/// Numbers around the limits of the types that hold them, with all that may follow the digits.
+fn near_the_edges() -> impl Strategy<Value = String> {
+    let limits = prop::sample::select(vec![
+        i128::MAX,
+        i128::MIN,
+        (1 << 96) - 1,
+        10_i128.pow(28),
+        10_i128.pow(25),
+    ]);
+    (
+        limits,
+        -2..3_i128,
+        "(|[.][0-9]{1,3}|[.]5)(|e[-+]?[0-9]{1,2})[kgy]?",
+    )
+        .prop_map(|(limit, step, rest)| format!("{}{rest}", limit.saturating_add(step)))
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -97,11 +114,12 @@ proptest! {
     }
 
     #[test]
-    fn reading_never_panics(value in any_json(), text in ".*") {
+    fn reading_never_panics(value in any_json(), text in ".*", edge in near_the_edges()) {
         let _ = ResourceSlot::from_stored(&value);
         for unit in [SlotUnit::Count, SlotUnit::Bytes] {
-            let _ = SlotValue::parse(&text, unit);
+            let _ = (SlotValue::parse(&text, unit), SlotValue::parse(&edge, unit));
             let _ = SlotValue::from_json(&value, unit);
+            let _ = SlotValue::from_stored(&Value::from(edge.as_str()), unit);
         }
     }
 }

@@ -111,6 +111,13 @@ fn one_value() {
         (json!(10), SlotUnit::Count, "10"),
         (json!(0.1), SlotUnit::Count, "0.1"),
         (json!(1e3), SlotUnit::Count, "1000"),
+        // The float next to 0.0005 is above it, the one next to 1.0005 below; 0.0625 is exact.
+        (json!(0.0005), SlotUnit::Count, "0.001"),
+        (json!(0.0025), SlotUnit::Count, "0.003"),
+        (json!(1.0005), SlotUnit::Count, "1"),
+        (json!(0.0625), SlotUnit::Count, "0.062"),
+        (json!(-0.0625), SlotUnit::Count, "-0.062"),
+        (json!(5e-324), SlotUnit::Count, "0"),
         (json!(false), SlotUnit::Count, "0"),
         (json!(true), SlotUnit::Bytes, "1"),
         (json!(1024), SlotUnit::Bytes, "1024"),

@@ -17,6 +17,9 @@ const COUNT_PLACES: u32 = 3;
 /// As many decimals as a number can have.
 const ALL_PLACES: usize = 28;
 
+/// Decimals that write out any float from 2^-14 on; those below are 0 at three decimals, however they are cut.
+const FLOAT_PLACES: usize = 66;
+
 /// Whole digits of the largest count: with three decimals, 28 digits in all.
 const COUNT_WHOLE_DIGITS: u32 = 25;
 
@@ -81,7 +84,14 @@ impl SlotValue {
         match (value, unit) {
             (Value::String(text), _) => Self::parse(text, unit),
             (Value::Bool(flag), _) => Ok(Self::from(i64::from(*flag))),
-            (Value::Number(number), SlotUnit::Count) => Self::parse(&number.to_string(), unit),
+            (Value::Number(number), SlotUnit::Count) => match number.as_f64() {
+                // Rounded as the float that it is: the one next to 0.0005 is above it (`data-model.md` 10.3).
+                Some(float) if number.is_f64() && float.fract() != 0.0 => {
+                    Self::parse(&format!("{float:.FLOAT_PLACES$}"), unit)
+                }
+                // Whole numbers beyond 64 bits come as floats too, and mean the digits that were sent.
+                _ => Self::parse(&number.to_string(), unit),
+            },
             (Value::Number(number), SlotUnit::Bytes) => python::decimal(&number.to_string(), ALL_PLACES)
                 .map(|number| Self::Finite(number.trunc()))
                 .map_err(|_| AmountError::OutOfRange(number.to_string())),
