@@ -17,6 +17,15 @@ pub fn run(args: &Args) -> Result<bool> {
         return Ok(false);
     }
     let mut bench = shell::cargo();
-    bench.args(["run", "--quiet", "--release", "--package", "bai-testkit", "--bin", "bench", "--"]);
+    bench.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "bai-testkit",
+        "--bin",
+        "bench",
+        "--",
+    ]);
     shell::run(bench.args(&args.rest))
 }

@@ -21,7 +21,15 @@ pub fn into(tally: &mut Tally) -> Result<()> {
         "formatting: run `cargo fmt --all`",
         shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?,
     );
-    let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    let clippy = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
     step("lints", shell::run(shell::cargo().args(clippy))?);
     say("$ cargo xtask check-deps");
     step("the dependency table", deps::run()?);

@@ -27,8 +27,14 @@ struct Client {
 }
 
 const CLIENTS: &[Client] = &[
-    Client { version: "23.9.10", pythons: &[11, 10, 9] },
-    Client { version: "19.6.0b2", pythons: &[7, 6, 8] },
+    Client {
+        version: "23.9.10",
+        pythons: &[11, 10, 9],
+    },
+    Client {
+        version: "19.6.0b2",
+        pythons: &[7, 6, 8],
+    },
 ];
 
 /// How long a server may take to answer.
@@ -71,7 +77,9 @@ fn pythons() -> Vec<(u32, PathBuf)> {
 
 fn minor_version(python: &Path) -> Option<u32> {
     let probe = "import ensurepip, sys, venv; print(sys.version_info[1])";
-    shell::answer(Command::new(python).args(["-c", probe]))?.parse().ok()
+    shell::answer(Command::new(python).args(["-c", probe]))?
+        .parse()
+        .ok()
 }
 
 /// The virtual environment of a client, made when it is missing, and the Python that it was made with.
@@ -83,21 +91,35 @@ fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, 
     let wanted = |minor: &&u32| pythons.iter().find(|(known, _)| known == *minor);
     let Some((_, python)) = client.pythons.iter().find_map(|minor| wanted(&minor)) else {
         let names: Vec<_> = client.pythons.iter().map(|minor| format!("3.{minor}")).collect();
-        bail!("no Python {} with venv and pip on this machine", names.join(" or "));
+        bail!(
+            "no Python {} with venv and pip on this machine",
+            names.join(" or ")
+        );
     };
     let requirements = shell::root().join(format!("tests/clients/requirements-{}.txt", client.version));
     let text = fs::read(&requirements);
     let mut stamp = DefaultHasher::new();
-    text.with_context(|| format!("{} is missing", requirements.display()))?.hash(&mut stamp);
+    text.with_context(|| format!("{} is missing", requirements.display()))?
+        .hash(&mut stamp);
     let stamp = format!("{:016x}", stamp.finish());
     let folder = shell::root().join("target/clients").join(client.version);
     if fs::read_to_string(folder.join("stamp")).is_ok_and(|made_for| made_for == stamp) {
         return Ok((python.clone(), folder));
     }
-    say(&format!("making a virtual environment for backend.ai-client {}", client.version));
+    say(&format!(
+        "making a virtual environment for backend.ai-client {}",
+        client.version
+    ));
     quiet(Command::new(python).args(["-m", "venv", "--clear"]).arg(&folder))?;
     let pip = folder.join("bin/python");
-    let install = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--requirement"];
+    let install = [
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--requirement",
+    ];
     quiet(Command::new(pip).args(install).arg(&requirements))?;
     fs::write(folder.join("stamp"), stamp)?;
     Ok((python.clone(), folder))
@@ -113,7 +135,15 @@ fn install_python() -> bool {
         apt.args(words).env("DEBIAN_FRONTEND", "noninteractive");
         shell::run(&mut apt).unwrap_or(false)
     };
-    apt(&["update", "-qq"]) && apt(&["install", "-y", "-qq", "--no-install-recommends", "python3", "python3-venv"])
+    apt(&["update", "-qq"])
+        && apt(&[
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+            "python3",
+            "python3-venv",
+        ])
 }
 
 /// Runs without showing the output; its last line is the reason of a failure.
@@ -140,9 +170,14 @@ fn drive(client: &Client, python: &Path, folder: &Path, tally: &mut Tally) -> Re
         }
     };
     let mut driver = Command::new(python);
-    driver.arg("-u").arg(shell::root().join("tests/clients/session.py"));
+    driver
+        .arg("-u")
+        .arg(shell::root().join("tests/clients/session.py"));
     driver.arg("--client").arg(folder.join("bin/backend.ai"));
-    driver.args(["--generation", client.version]).arg("--scratch").arg(&server.scratch);
+    driver
+        .args(["--generation", client.version])
+        .arg("--scratch")
+        .arg(&server.scratch);
     for (key, value) in &server.settings {
         driver.env(key, value);
     }
@@ -187,13 +222,24 @@ impl Server {
         let bai = shell::root().join("target/debug/bai");
         let data = scratch.join("data");
         let mut up = Command::new(&bai);
-        up.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        up.args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&data);
         up.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let process = up.spawn().with_context(|| format!("cannot start {}", bai.display()))?;
-        let mut server = Self { process, scratch, settings: Vec::new() };
+        let process = up
+            .spawn()
+            .with_context(|| format!("cannot start {}", bai.display()))?;
+        let mut server = Self {
+            process,
+            scratch,
+            settings: Vec::new(),
+        };
         let deadline = Instant::now() + START;
         loop {
-            let exports = shell::answer(Command::new(&bai).args(["env", "--user", "--data-dir"]).arg(&data));
+            let exports = shell::answer(
+                Command::new(&bai)
+                    .args(["env", "--user", "--data-dir"])
+                    .arg(&data),
+            );
             if let Some(exports) = exports {
                 server.settings = exports.lines().filter_map(export).collect();
                 return Ok(server);
@@ -214,7 +260,11 @@ impl Server {
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
             if let Some(status) = self.process.try_wait()? {
-                return if status.success() { Ok(()) } else { bail!("{status}: {}", self.last_words()) };
+                return if status.success() {
+                    Ok(())
+                } else {
+                    bail!("{status}: {}", self.last_words())
+                };
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -234,7 +284,10 @@ impl Drop for Server {
         _ = self.process.wait();
         // Sessions outlive their server on purpose, so that a failed run could leave some.
         for id in processes_of(self.scratch.as_os_str()) {
-            _ = Command::new("kill").args(["-9", &id]).stderr(Stdio::null()).status();
+            _ = Command::new("kill")
+                .args(["-9", &id])
+                .stderr(Stdio::null())
+                .status();
         }
         _ = fs::remove_dir_all(&self.scratch);
     }
@@ -248,7 +301,9 @@ fn processes_of(folder: &OsStr) -> Vec<String> {
         let executable = fs::read_link(process.join("exe")).unwrap_or_default();
         String::from_utf8_lossy(&words).contains(&needle) || executable.to_string_lossy().contains(&needle)
     };
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let numbered = |entry: fs::DirEntry| Some((entry.file_name().into_string().ok()?, entry.path()));
     let ids = entries.flatten().filter_map(numbered);
     let ids = ids.filter(|(id, path)| id.parse::<u32>().is_ok() && names_it(path));

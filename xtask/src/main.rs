@@ -1,83 +1,58 @@
-//! The chores: `cargo xtask check | check-deps | test`.
-#![expect(clippy::print_stdout, reason = "chores talk to whoever runs them")]
+//! The chores of this workspace: `cargo xtask check | check-deps | test | bench | gen`.
+//!
+//! Everything that a developer or the continuous integration runs is here, so that both run the same. Nothing here is
+//! linked into the product, and no crate of ours is linked into this.
 
+mod bench;
+mod check;
+mod clients;
 mod deps;
+mod generate;
+mod report;
+mod shell;
+mod test;
 
-use std::env;
-use std::process::Command;
+use std::process::ExitCode;
 
-use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-#[derive(Parser)]
+use crate::report::say;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The chores of this workspace")]
 struct Cli {
     #[command(subcommand)]
     chore: Chore,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Chore {
-    /// Formatting, lints and the dependency table
+    /// Formatting, lints, the dependency table and, when installed, cargo-deny
     Check,
     /// The dependency table alone
     CheckDeps,
-    /// Everything: installs what is missing, checks, builds, tests
-    Test,
+    /// Everything: installs what is missing, checks, builds, tests, and drives the real clients
+    Test(test::Args),
+    /// Measure a release build beside a bare server
+    Bench(bench::Args),
+    /// Write the generated files again
+    Gen,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().chore {
-        Chore::Check => check(),
-        Chore::CheckDeps => deps::check(),
-        Chore::Test => test(),
-    }
-}
-
-fn check() -> Result<()> {
-    cargo(&["fmt", "--all", "--check"])?;
-    deps::check()?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
-}
-
-fn test() -> Result<()> {
-    install_missing()?;
-    check()?;
-    cargo(&["build", "--workspace", "--bins"])?;
-    cargo(&["test", "--workspace"])
-}
-
-/// A C compiler is what the tests need beside the Rust toolchain and python3.
-fn install_missing() -> Result<()> {
-    for (program, package) in [("gcc", "gcc"), ("python3", "python3")] {
-        if is_there(program) {
-            continue;
+fn main() -> ExitCode {
+    let ended = match Cli::parse().chore {
+        Chore::Check => check::all(),
+        Chore::CheckDeps => deps::run(),
+        Chore::Test(args) => test::run(&args),
+        Chore::Bench(args) => bench::run(&args),
+        Chore::Gen => generate::run(),
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
         }
-        println!("installing {package}");
-        if !run("apt-get", &["install", "-y", package]) {
-            bail!("{program} is missing and could not be installed; install the package {package}");
-        }
-    }
-    Ok(())
-}
-
-fn is_there(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
-fn run(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program)
-        .args(arguments)
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-fn cargo(arguments: &[&str]) -> Result<()> {
-    println!("> cargo {}", arguments.join(" "));
-    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    if run(&cargo, arguments) {
-        Ok(())
-    } else {
-        bail!("cargo {} failed", arguments.join(" "))
     }
 }

@@ -102,7 +102,9 @@ impl Reader {
 /// Passed, failed and ignored of a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
 fn result(line: &str) -> Option<(usize, usize, usize)> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    let mut numbers = counts.split("; ").filter_map(|part| part.split_once(' ')?.0.parse().ok());
+    let mut numbers = counts
+        .split("; ")
+        .filter_map(|part| part.split_once(' ')?.0.parse().ok());
     Some((numbers.next()?, numbers.next()?, numbers.next()?))
 }
 
@@ -122,9 +124,15 @@ mod tests {
         let mut tally = Tally::default();
         let mut reader = Reader::default();
         reader.line("SKIPPED: a thing: no such machine", &mut tally);
-        reader.line("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured", &mut tally);
+        reader.line(
+            "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured",
+            &mut tally,
+        );
         assert!(tally.close());
-        reader.line("test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured", &mut tally);
+        reader.line(
+            "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured",
+            &mut tally,
+        );
         assert!(!tally.close());
         assert_eq!(reader.failed, 1);
     }
