@@ -1,16 +1,6 @@
-//! Kernels: their state on disk and in memory, their lives, runs and files.
+//! One kernel: its record, the connection to its runner, its files.
 
-mod beneath;
-mod client;
-mod config_dir;
-mod console;
-mod drive;
-pub(crate) mod files;
-pub(crate) mod lifecycle;
-pub(crate) mod logs;
-mod output;
-mod plan;
-pub(crate) mod registry;
-pub(crate) mod run;
-mod state;
-mod trash;
+pub mod client;
+pub mod console;
+pub mod files;
+pub mod state;

@@ -3,7 +3,6 @@
 //! Invariants: a runtime never forgets what it started: [`Runtime::adopt`] finds a kernel of a previous agent process
 //! again or says that it is gone; [`Runtime::kill`] returns only when no process of the kernel is left.
 
-pub mod fake;
 pub mod process;
 
 use std::collections::BTreeMap;
