@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::image;
 use crate::kernel::client::RunnerClient;
-use crate::kernel::files;
 use crate::kernel::state::{KernelState, MAX_KERNELS};
+use crate::kernel::{files, logs};
 use crate::resource::{Allocator, Capacity};
 use crate::runtime::{KernelSpec, Runtime};
 
@@ -36,8 +36,6 @@ use crate::runtime::{KernelSpec, Runtime};
 const IDLE_PERIOD: Duration = Duration::from_secs(5);
 /// Digits of the run ids that the agent assigns.
 const RUN_ID_DIGITS: usize = 32;
-/// The largest log that is given out.
-const MAX_LOG: u64 = 2 << 20;
 
 /// What an agent is made of.
 #[derive(Debug)]
@@ -451,13 +449,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.map_err(|error| AgentError::exception("RuntimeError", error.to_string()))
 }
 
-fn read_log(path: &Path) -> io::Result<String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_LOG).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 #[async_trait]
 impl AgentRpc for Agent {
     async fn create_kernel(
@@ -549,8 +540,8 @@ impl AgentRpc for Agent {
 
     async fn get_logs(&self, kernel: KernelId) -> Result<String, AgentError> {
         self.find_in_use(kernel)?;
-        let path = self.scratch(kernel).join("run/console.log");
-        Ok(blocking(move || read_log(&path)).await?.unwrap_or_default())
+        let scratch = self.scratch(kernel);
+        Ok(blocking(move || logs::read(&scratch)).await?.unwrap_or_default())
     }
 
     async fn upload_file(&self, kernel: KernelId, path: String, data: Bytes) -> Result<(), AgentError> {

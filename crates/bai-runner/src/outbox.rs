@@ -1,12 +1,11 @@
-//! Records on their way to the agent, and the log of what was printed.
+//! Records on their way to the agent.
 //!
 //! Invariants: records leave in the order in which they were sent; while no agent is connected they wait, up to
 //! [`MAX_WAITING`] bytes, and then whoever sends waits too, so that a program that prints without end is stopped by its
 //! own pipe and not by our memory. A record that was being written when an agent went away is written to the next one.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -14,10 +13,6 @@ use bai_proto::runner::Record;
 
 /// Bytes of records that may wait.
 const MAX_WAITING: usize = 16 << 20;
-/// The log of the session's output; when it grows beyond this, its older half is dropped.
-const MAX_LOG: usize = 1 << 20;
-/// Where the agent finds the log.
-const LOG: &str = "/run/bai/console.log";
 
 /// Shared by everybody who sends.
 #[derive(Clone, Debug)]
@@ -27,7 +22,6 @@ pub struct Outbox(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    log: Mutex<Log>,
 }
 
 #[derive(Debug, Default)]
@@ -39,11 +33,9 @@ struct State {
 
 impl Outbox {
     pub fn new() -> Self {
-        let log = Mutex::new(Log::open());
         Self(Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
-            log,
         }))
     }
 
@@ -108,49 +100,5 @@ impl Outbox {
                 state.agent = None;
             }
         }
-    }
-}
-
-/// The bounded log.
-#[derive(Debug)]
-struct Log {
-    file: Option<File>,
-    size: usize,
-}
-
-impl Log {
-    fn open() -> Self {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(LOG)
-            .ok();
-        let size = file
-            .as_ref()
-            .and_then(|file| file.metadata().ok())
-            .map_or(0, |found| found.len() as usize);
-        Self { file, size }
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        let Some(file) = &mut self.file else { return };
-        if file.write_all(bytes).is_ok() {
-            self.size += bytes.len();
-        }
-        if self.size > MAX_LOG && self.halve().is_err() {
-            self.file = None;
-        }
-    }
-
-    /// Keeps the newer half.
-    fn halve(&mut self) -> io::Result<()> {
-        let whole = std::fs::read(LOG)?;
-        let kept = &whole[whole.len().saturating_sub(MAX_LOG / 2)..];
-        let Some(file) = &mut self.file else { return Ok(()) };
-        file.set_len(0)?;
-        file.write_all(kept)?;
-        self.size = kept.len();
-        Ok(())
     }
 }

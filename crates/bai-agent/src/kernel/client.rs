@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::console::Console;
+use super::logs::Log;
 use crate::runtime::{KernelSpec, RunnerStream, Runtime};
 
 /// Records of a run that may wait for a call.
@@ -41,6 +42,7 @@ struct Shared {
     writer: tokio::sync::Mutex<Option<WriteHalf<Box<dyn RunnerStream>>>>,
     connected: Notify,
     completions: tokio::sync::Mutex<mpsc::Receiver<String>>,
+    log: Mutex<Log>,
     /// The kernel is going away.
     gone: CancellationToken,
 }
@@ -71,6 +73,7 @@ impl RunnerClient {
             writer: tokio::sync::Mutex::new(None),
             connected: Notify::new(),
             completions: tokio::sync::Mutex::new(completions),
+            log: Mutex::new(Log::open(&spec.scratch)),
             gone: CancellationToken::new(),
         }));
         let reader = client.clone();
@@ -126,6 +129,13 @@ impl RunnerClient {
                 return;
             }
             Record::ServiceResult(_) | Record::Status(_) | Record::Unknown(_) => return,
+            Record::Stdout(bytes) | Record::Stderr(bytes) => {
+                self.0
+                    .log
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .append(bytes);
+            }
             _ => {}
         }
         let mut record = Some(record);

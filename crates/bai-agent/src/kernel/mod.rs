@@ -3,4 +3,5 @@
 pub mod client;
 pub mod console;
 pub mod files;
+pub mod logs;
 pub mod state;
