@@ -49,13 +49,6 @@ impl Outbox {
 
     /// Queues a record; waits while too much is queued.
     pub fn send(&self, record: &Record) {
-        if let Record::Stdout(bytes) | Record::Stderr(bytes) = record {
-            self.0
-                .log
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .append(bytes);
-        }
         let bytes = record.to_frame().encode();
         let mut state = self.lock();
         while state.bytes > MAX_WAITING {
