@@ -1,6 +1,7 @@
 //! One binary of integration tests: [`api`] in process with a scripted agent, [`blackbox`] with the executable that users
-//! start.
+//! start, [`recordings`] against what the original answered.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod api;
 mod blackbox;
+mod recordings;
