@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::credentials::Credentials;
 use crate::runner;
-use crate::seed::{Passwords, seed};
+use crate::seed::seed;
 use crate::system::{SystemClock, SystemRandom};
 
 /// Namespace of the configuration store's keys.
@@ -92,13 +92,9 @@ impl Stack {
             .await
             .with_context(|| format!("cannot open the database {database}"))?;
         let new_credentials = if store.reader().count_users().await? == 0 {
-            let passwords = if options.ephemeral {
-                Passwords::None
-            } else {
-                Passwords::Random
-            };
+            let kept = (!options.ephemeral).then_some(options.data_dir.as_path());
             Some(
-                seed(&store, random.as_ref(), clock.now(), passwords)
+                seed(&store, random.as_ref(), clock.now(), kept)
                     .await
                     .context("cannot fill the new database")?,
             )

@@ -55,11 +55,8 @@ pub async fn run(args: Args) -> Result<()> {
         allow_process_runtime: args.allow_process_runtime,
     })
     .await?;
-    if let Some(credentials) = &stack.new_credentials {
-        credentials.save(&data_dir)?;
-    }
     save_endpoint(&data_dir, &stack.endpoint)?;
-    greet(&stack, &data_dir)?;
+    greet(&stack, &data_dir);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -69,23 +66,20 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn greet(stack: &Stack, data_dir: &Path) -> Result<()> {
+fn greet(stack: &Stack, data_dir: &Path) {
     for refusal in &stack.refusals {
         say(&format!(
             "bai: this machine refuses a protection of sessions: {refusal}"
         ));
     }
     say(&format!("bai: the API listens on {}", stack.endpoint));
-    if stack.new_credentials.is_some() {
-        let accounts =
-            Credentials::load(data_dir)?.map(|accounts| (accounts.superadmin.email, accounts.user.email));
-        if let Some((superadmin, user)) = accounts {
-            let path = data_dir.join("credentials.json");
-            say(&format!(
-                "bai: made the accounts {superadmin} and {user}; their keys are in {}",
-                path.display()
-            ));
-        }
+    if let Some(Credentials { superadmin, user }) = &stack.new_credentials {
+        say(&format!(
+            "bai: made the accounts {} and {}; their keys are in {}",
+            superadmin.email,
+            user.email,
+            data_dir.join("credentials.json").display()
+        ));
     }
     say(&format!(
         "bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"",
@@ -94,7 +88,6 @@ fn greet(stack: &Stack, data_dir: &Path) -> Result<()> {
     say(
         "bai: sessions are sandboxed processes, which is no boundary against hostile users; Ctrl-C stops the server",
     );
-    Ok(())
 }
 
 /// Takes the data directory for this process.
