@@ -275,7 +275,8 @@ async fn a_server_that_is_killed_again_and_again_loses_and_leaks_nothing() {
         check(&up, &clients, round).await;
     }
     let client = client(&up);
-    for (name, known) in clients.sessions.lock().unwrap().clone() {
+    let known = clients.sessions.lock().unwrap().clone();
+    for (name, known) in known {
         if known == Known::Created {
             client
                 .call(Method::DELETE, &format!("/kernel/{name}"), None)
