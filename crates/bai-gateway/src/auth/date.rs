@@ -1,6 +1,6 @@
 //! The date of a request (`http-api.md` 3.3): which header, which forms, and what the signature makes of it.
 
-use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc};
 use http::HeaderMap;
 
 /// A parsed date, with the text it came from and the offset it was written in.
@@ -38,6 +38,8 @@ pub(crate) fn header(headers: &HeaderMap) -> Option<&str> {
 /// A bare time of day is completed with `today`.
 pub fn parse(raw: &str, today: NaiveDate) -> Option<RequestDate> {
     let parsed = parse_iso(raw.trim(), today).or_else(|| parse_rfc(raw.trim()))?;
+    // The date of the signing key has four digits for the year.
+    (1..=9999).contains(&parsed.year()).then_some(())?;
     Some(RequestDate {
         raw: raw.to_owned(),
         parsed,
@@ -170,6 +172,8 @@ mod tests {
             "+",
             "T",
             "2019-07-15T12:34:56+9x",
+            "Mon, 06 Jul -019 12:34:56 GMT",
+            "Mon, 15 Jul 12019 12:34:56 GMT",
         ] {
             assert_eq!(parsed(text), None, "{text}");
         }
