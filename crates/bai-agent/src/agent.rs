@@ -18,6 +18,7 @@ use bai_proto::agent::{
     AgentError, AgentRpc, ExecuteReply, ExecuteRequest, FileListing, KernelConfig, KernelCreated,
 };
 use bai_proto::event::{AgentEvent, AgentInfo};
+use bai_proto::sandbox::Refusal;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -153,13 +154,9 @@ impl Agent {
         self.tasks.wait().await;
     }
 
-    /// Protections that this machine refuses, in words.
-    pub fn refusals(&self) -> Vec<String> {
-        let refusals = self.runtime.refusals();
-        refusals
-            .iter()
-            .map(|refusal| format!("{}: {}", refusal.protection, refusal.reason))
-            .collect()
+    /// Protections that this machine refuses, as far as the kernels that were started have shown.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.runtime.refusals()
     }
 
     async fn tell(&self, event: AgentEvent) {

@@ -15,6 +15,7 @@ use bai_gateway::GatewayOptions;
 use bai_model::AgentId;
 use bai_model::random::Random;
 use bai_model::time::Clock;
+use bai_proto::sandbox::Refusal;
 use bai_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -52,8 +53,6 @@ pub struct Stack {
     pub endpoint: String,
     /// Made by this start, if the database was empty.
     pub new_credentials: Option<Credentials>,
-    /// Protections that this machine refuses, in words.
-    pub refusals: Vec<String>,
     pub manager: Arc<Manager>,
     agent: Arc<Agent>,
     stopping: CancellationToken,
@@ -116,6 +115,11 @@ impl Stack {
 
         let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
         let runtime = Arc::new(process_runtime(&options)?);
+        if !options.ephemeral {
+            // Before anybody counts on it: what the machine refuses is in the log then.
+            let probed = runtime.probe().await;
+            probed.context("this machine cannot run sessions")?;
+        }
         let id = AgentId("i-local".to_owned());
         let mut agent_options = AgentOptions::new(
             id.clone(),
@@ -144,18 +148,21 @@ impl Stack {
         };
         let router = bai_gateway::router(Arc::clone(&manager), gateway);
         let server = tokio::spawn(bai_gateway::serve(listener, router, stopping.clone()));
-        let refusals = agent.refusals();
         let ephemeral = options.ephemeral;
         Ok(Self {
             endpoint,
             new_credentials,
-            refusals,
             manager,
             agent,
             stopping,
             server,
             ephemeral,
         })
+    }
+
+    /// Protections that this machine refuses to sessions, as far as those that were started have shown.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.agent.refusals()
     }
 
     /// Stops serving, lets running requests end, and stops the rest. Sessions of a system with data on disk go on and

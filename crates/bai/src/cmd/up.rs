@@ -67,11 +67,6 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 fn greet(stack: &Stack, data_dir: &Path) {
-    for refusal in &stack.refusals {
-        say(&format!(
-            "bai: this machine refuses a protection of sessions: {refusal}"
-        ));
-    }
     say(&format!("bai: the API listens on {}", stack.endpoint));
     if let Some(Credentials { superadmin, user }) = &stack.new_credentials {
         say(&format!(
