@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The executable beside this test's, built by `cargo xtask test`.
-fn bai() -> PathBuf {
+pub fn bai() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("bai");
     assert!(
