@@ -82,6 +82,15 @@ impl Reader {
 impl Tx {
     /// Sets every counter to what the rows say and answers what had been wrong.
     pub async fn recalculate_usage(&mut self) -> Result<Vec<Discrepancy>> {
+        // Whoever creates waits for the first lock, whoever terminates for a row.
+        self.lock_placement().await?;
+        let for_update = self.for_update();
+        for rows in [
+            "SELECT access_key FROM keypairs ORDER BY access_key",
+            "SELECT id FROM agents ORDER BY id",
+        ] {
+            self.fetch(rows.to_owned() + for_update, params![]).await?;
+        }
         let found = self.check_accounting().await?;
         let sql = "UPDATE keypairs SET concurrency_used = (SELECT count(*) FROM kernels k \
                    WHERE k.access_key = keypairs.access_key AND k.status <> 'TERMINATED') \

@@ -20,6 +20,7 @@ mod catalog;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod credential;
+pub mod doctor;
 pub mod domain;
 mod driver;
 mod error;
@@ -27,13 +28,15 @@ pub mod fixture;
 pub mod group;
 pub mod kernel;
 pub mod keypair;
+pub mod lease;
 pub mod occupancy;
 pub mod policy;
 pub mod preset;
-mod schema;
+pub mod schema;
 mod store;
+pub mod usage;
 pub mod user;
 pub mod vfolder;
 
 pub use error::{ConflictKind, Error, Result};
-pub use store::{Reader, Store, Tx};
+pub use store::{Reader, Store, StoreOptions, Tx};

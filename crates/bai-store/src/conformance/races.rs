@@ -1,0 +1,146 @@
+//! Several units of work at once, as of several managers.
+
+use std::future::Future;
+
+use super::*;
+use crate::agent::AgentChange;
+use crate::{Error, Result};
+
+/// Does a unit of work again as long as others are in its way.
+async fn persist<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> T {
+    loop {
+        match attempt().await {
+            Err(Error::Contention(_)) => tokio::task::yield_now().await,
+            result => return result.expect("a unit of work"),
+        }
+    }
+}
+
+/// An agent that several managers hear of at once joins once.
+pub async fn agents_join_once(store: Store) {
+    let racers: Vec<_> = (0..8)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut tx = begin(&store).await;
+                let change = tx
+                    .upsert_agent(&agent("i-new"), at(0))
+                    .await
+                    .expect("a heartbeat");
+                tx.commit().await.expect("a commit");
+                change
+            })
+        })
+        .collect();
+    let mut joined = 0;
+    for racer in racers {
+        joined += u32::from(racer.await.expect("a racer") == AgentChange::Joined);
+    }
+    assert_eq!(joined, 1);
+}
+
+/// Of many who see one place left, one gets it: an agent, a quota and a limit of sessions are never exceeded.
+pub async fn the_last_place_is_taken_once(store: Store) {
+    seed(&store).await;
+    let capacity = slots(3, 3 << 30);
+    let racers: Vec<_> = (1..=12)
+        .map(|number| {
+            let (store, capacity) = (store.clone(), capacity.clone());
+            tokio::spawn(async move {
+                let kernel = kernel(number, &format!("session{number}"));
+                let mut tx = begin(&store).await;
+                tx.lock_placement().await.expect("a lock");
+                let sums = [
+                    tx.occupied_by_agent(&kernel.agent).await.expect("a sum"),
+                    tx.occupied_by_domain(DEFAULT).await.expect("a sum"),
+                    tx.occupied_by_keypair(&key()).await.expect("a sum"),
+                ];
+                // Let the others look as well, if they can.
+                tokio::task::yield_now().await;
+                if sums
+                    .iter()
+                    .any(|sum| !sum.plus(&kernel.occupied_slots).fits_within(&capacity))
+                {
+                    return false;
+                }
+                tx.insert_kernel(&kernel).await.expect("a kernel");
+                tx.commit().await.expect("a commit");
+                true
+            })
+        })
+        .collect();
+    let mut places = 0;
+    for racer in racers {
+        places += u32::from(racer.await.expect("a racer"));
+    }
+    assert_eq!(places, 3);
+    let reader = store.reader();
+    assert_slots(
+        &reader.occupied_by_domain(DEFAULT).await.expect("a sum"),
+        &capacity,
+    );
+    assert_eq!(reader.check_accounting().await.expect("a check"), []);
+}
+
+/// Creations, terminations and recalculations beside each other leave counters that equal sums.
+pub async fn counters_follow_racing_operations(store: Store) {
+    seed(&store).await;
+    let racers: Vec<_> = (0..4u128)
+        .map(|racer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for round in 0..8 {
+                    let number = racer * 100 + round;
+                    let mut new = kernel(number, &format!("session{number}"));
+                    new.agent = if round % 2 == 0 {
+                        "i-one".into()
+                    } else {
+                        "i-two".into()
+                    };
+                    persist(async || {
+                        let mut tx = store.begin().await?;
+                        tx.insert_kernel(&new).await?;
+                        tx.commit().await
+                    })
+                    .await;
+                    if round % 3 == 0 {
+                        persist(async || {
+                            let mut tx = store.begin().await?;
+                            tx.recalculate_usage().await?;
+                            tx.commit().await
+                        })
+                        .await;
+                    }
+                    if round % 4 != 0 {
+                        let ended = persist(async || {
+                            let mut tx = store.begin().await?;
+                            let ended = tx.terminate_kernel(new.id, "raced", at(1), None).await?;
+                            tx.commit().await.map(|()| ended)
+                        })
+                        .await;
+                        assert!(ended);
+                    }
+                }
+            })
+        })
+        .collect();
+    for racer in racers {
+        racer.await.expect("a racer");
+    }
+    let reader = store.reader();
+    assert_eq!(reader.check_accounting().await.expect("a check"), []);
+    assert_eq!(reader.count_live_sessions_total().await.expect("a count"), 8);
+    assert_eq!(counters(&reader, "i-one").await.0, 8);
+}
+
+/// On PostgreSQL a COMMIT after a failed statement would be a silent rollback; nobody may take it for a success.
+pub async fn spoiled_units_of_work_are_not_committed(store: Store) {
+    seed(&store).await;
+    let mut tx = begin(&store).await;
+    tx.insert_domain(&domain("first"), at(0)).await.expect("a domain");
+    let conflict = tx.insert_domain(&domain(DEFAULT), at(0)).await;
+    assert!(conflict.is_err_and(|error| error.is_conflict_on("pk_domains")));
+    let is_committed = tx.commit().await.is_ok();
+    let is_there = store.reader().domain("first").await.expect("a look-up").is_some();
+    assert_eq!(is_committed, is_there);
+}
