@@ -1,4 +1,5 @@
 //! The conformance suite on every database that is at hand.
+#![expect(clippy::print_stdout, reason = "what is skipped is told")]
 
 mod memory {
     async fn open() -> Option<(bai_store::Store, ())> {
