@@ -84,13 +84,9 @@ impl Tx {
     pub async fn recalculate_usage(&mut self) -> Result<Vec<Discrepancy>> {
         // Whoever creates waits for the first lock, whoever terminates for a row.
         self.lock_placement().await?;
-        let for_update = self.for_update();
-        for rows in [
-            "SELECT access_key FROM keypairs ORDER BY access_key",
-            "SELECT id FROM agents ORDER BY id",
-        ] {
-            self.fetch(rows.to_owned() + for_update, params![]).await?;
-        }
+        self.lock_keypairs("", params![]).await?;
+        let agents = "SELECT id FROM agents ORDER BY id".to_owned() + self.for_update();
+        self.fetch(agents, params![]).await?;
         let found = self.check_accounting().await?;
         let sql = "UPDATE keypairs SET concurrency_used = (SELECT count(*) FROM kernels k \
                    WHERE k.access_key = keypairs.access_key AND k.status <> 'TERMINATED') \

@@ -69,8 +69,8 @@ pub enum Error {
     /// The database holds a schema that this program must not touch; the text says what to do.
     #[error("{0}")]
     Schema(String),
-    /// A text that no database keeps, such as one with a NUL.
-    #[error("unusable text: {0}")]
+    /// A value that its column cannot keep, such as a text with a NUL or a number that is too large.
+    #[error("a value cannot be stored: {0}")]
     Unstorable(String),
     /// Another unit of work was in the way, and this one was given up for it (deadlock, waiting for a lock). Nothing of it
     /// was done; the same may be tried again at once.

@@ -165,6 +165,44 @@ pub async fn counters_follow_racing_operations(store: Store) {
     assert_eq!(reader.count_live_sessions_total().await.expect("a count"), 12);
 }
 
+/// Several who count the same keypairs, each in an order of its own, do not get in each other's way.
+pub async fn usage_is_counted_by_several(store: Store) {
+    seed(&store).await;
+    let keys: Vec<AccessKey> = (0..40)
+        .map(|number| format!("AKIACOUNTED{number}").as_str().into())
+        .collect();
+    let mut tx = begin(&store).await;
+    for key in &keys {
+        let theirs = keypair(key.as_str(), &user(1, "user", UserRole::User));
+        tx.insert_keypair(&theirs, at(0)).await.expect("a keypair");
+    }
+    tx.commit().await.expect("a commit");
+    let racers: Vec<_> = (0..4)
+        .map(|racer| {
+            let (store, mut keys) = (store.clone(), keys.clone());
+            tokio::spawn(async move {
+                for _ in 0..10 {
+                    keys.rotate_left(7 * racer + 1);
+                    let usage: Vec<_> = keys.iter().map(|key| (key.clone(), 1, at(1))).collect();
+                    let mut tx = begin(&store).await;
+                    tx.record_usage(&usage).await.expect("a count");
+                    tx.commit().await.expect("a commit");
+                }
+            })
+        })
+        .collect();
+    for racer in racers {
+        racer.await.expect("a racer");
+    }
+    let keypairs = store
+        .reader()
+        .keypairs_of_user(user_id(1))
+        .await
+        .expect("keypairs");
+    let counted: Vec<i64> = keypairs.iter().map(|keypair| keypair.num_queries).collect();
+    assert_eq!(counted.iter().sum::<i64>(), 1600, "{counted:?}");
+}
+
 /// On PostgreSQL a COMMIT after a failed statement would be a silent rollback; nobody may take it for a success.
 pub async fn spoiled_units_of_work_are_not_committed(store: Store) {
     seed(&store).await;

@@ -64,8 +64,8 @@ pub(super) fn classify(error: sqlx::Error, place: &str) -> Error {
         "23514" | "23P01" => ConflictKind::Check,
         // Serialization failure, deadlock, lock_timeout.
         "40001" | "40P01" | "55P03" => return Error::Contention(error.into()),
-        // A NUL in a text or in JSON, or half of a surrogate pair.
-        "22021" | "22P05" => return Error::Unstorable(error.to_string()),
+        // A NUL in a text or in JSON, half of a surrogate pair; too long; too large a number.
+        "22021" | "22P05" | "22001" | "22003" => return Error::Unstorable(error.to_string()),
         // Cancelled by statement_timeout; in recovery; out of something.
         "57014" | "25006" => return Error::Unavailable(format!("{place}: {error}").into()),
         code if code.starts_with("53") || is_loss(&error) => {

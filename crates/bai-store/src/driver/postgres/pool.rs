@@ -98,18 +98,31 @@ impl Pool {
             options: options.clone(),
             outage: Mutex::new(None),
         }));
-        pool.get().await?;
+        let first = pool.0.idle.get().await;
+        if let Err(PoolError::Backend(error)) = &first
+            && let Failure::Refused(reason) = failure::of_connecting(error)
+        {
+            return Err(Error::Address {
+                uri: pool.0.place.clone(),
+                reason,
+            });
+        }
+        pool.lend(first)?;
         Ok(pool)
     }
 
     /// A connection that is nobody else's.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] while the database is away or all connections are busy, [`Error::Address`] when it refuses
-    /// us.
+    /// [`Error::Unavailable`] while the database is away, does not want us, or all connections are busy.
     pub(super) async fn get(&self) -> Result<Connection> {
         self.admit()?;
-        let error = match self.0.idle.get().await {
+        let result = self.0.idle.get().await;
+        self.lend(result)
+    }
+
+    fn lend(&self, result: Result<Object<Connector>, PoolError<sqlx::Error>>) -> Result<Connection> {
+        let error = match result {
             Ok(object) => {
                 self.is_back();
                 return Ok(Connection::new(self.clone(), object));
@@ -119,10 +132,7 @@ impl Pool {
         let place = &self.0.place;
         match error {
             PoolError::Backend(error) => match failure::of_connecting(&error) {
-                Failure::Refused(reason) => Err(Error::Address {
-                    uri: place.clone(),
-                    reason,
-                }),
+                Failure::Refused(reason) => Err(Error::Unavailable(format!("{place}: {reason}").into())),
                 Failure::Lost => Err(self.is_away(error.to_string())),
                 Failure::Other => Err(Error::Unavailable(format!("{place}: {error}").into())),
             },
