@@ -1,4 +1,5 @@
 //! What only PostgreSQL can show: it goes away and comes back, refuses, is busy, and has other users.
+#![expect(clippy::print_stdout, reason = "what is skipped is told")]
 
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use bai_store::schema::Lineage;
 use bai_store::{Error, Store, StoreOptions};
 use bai_testkit::services::postgres::{Database, Postgres};
 use chrono::{DateTime, Utc};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
 const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 const SCHEMA: &str = include_str!("original/schema.sql");
@@ -371,4 +375,72 @@ async fn odd_rows_are_read() {
         .expect("a domain");
     assert!(dirty.created_at.is_some());
     assert_eq!(reader.dirty_slots().await.expect("a check").len(), 2);
+}
+
+/// A way to the server that can be blocked: what is sent then is neither delivered nor refused.
+async fn blockable(port: u16) -> (u16, tokio::sync::watch::Sender<bool>) {
+    let (block, blocked) = tokio::sync::watch::channel(false);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a listener");
+    let own_port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.expect("the server");
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            tokio::spawn(pass_on(from_client, to_server, blocked.clone()));
+            tokio::spawn(pass_on(from_server, to_client, blocked.clone()));
+        }
+    });
+    (own_port, block)
+}
+
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut blocked: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if blocked.wait_for(|blocked| !blocked).await.is_err()
+            || to.write_all(&buffer[..length]).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A network that swallows everything ends in the same error as a server that is gone, and in the same recovery.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_database_is_not_waited_for() {
+    let database = database!("a network that swallows");
+    let (port, block) = blockable(Postgres::shared().expect("a server").port()).await;
+    let options = StoreOptions {
+        connect_deadline: Duration::from_millis(300),
+        statement_timeout: Duration::from_millis(300),
+        ..StoreOptions::default()
+    };
+    let server = Postgres::shared().expect("a server").port();
+    let uri = database
+        .uri()
+        .replace(&format!(":{server}/"), &format!(":{port}/"));
+    let store = Store::open_with(&uri, &options).await.expect("a database");
+    add_domain(&store, "kept").await.expect("a domain");
+    block.send_replace(true);
+    for _ in 0..100 {
+        let error = has_domain(&store, "kept").await.expect_err("no answer");
+        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        assert!(
+            error.to_string().contains(&format!("127.0.0.1:{port}")),
+            "{error}"
+        );
+    }
+    block.send_replace(false);
+    let back = async {
+        while has_domain(&store, "kept").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), back)
+        .await
+        .expect("the database is used again");
 }

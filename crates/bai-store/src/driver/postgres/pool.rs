@@ -277,9 +277,12 @@ impl Connection {
                 }
                 Err(failure::classify(error, &self.pool.0.place))
             }
-            Err(_) => Err(Error::Unavailable(
-                format!("{} did not answer within {deadline:?}", self.pool.0.place).into(),
-            )),
+            Err(_) => {
+                self.pool.drain();
+                Err(Error::Unavailable(
+                    format!("{} did not answer within {deadline:?}", self.pool.0.place).into(),
+                ))
+            }
         }
     }
 
