@@ -199,3 +199,18 @@ async fn live_kernels_are_found_by_index() {
         );
     }
 }
+
+/// A page of usage reads its own time only, however long the history.
+#[tokio::test]
+async fn usage_is_found_by_index() {
+    let database = migrated().await;
+    let sql = "EXPLAIN QUERY PLAN SELECT k.id FROM kernels k JOIN \"groups\" g ON g.id = k.group_id \
+               WHERE k.terminated_at >= 'a' AND k.terminated_at < 'b' AND (k.terminated_at, k.id) > ('a', 'x') \
+               ORDER BY k.terminated_at, k.id LIMIT 1000";
+    let rows = database.fetch(sql.into(), vec![]).await.expect("a plan");
+    let plan: Vec<String> = rows
+        .iter()
+        .map(|row| row.get("detail").expect("a step"))
+        .collect();
+    assert!(plan[0].contains("ix_kernels_terminated_at"), "{plan:?}");
+}
