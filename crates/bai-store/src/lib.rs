@@ -11,8 +11,9 @@
 //! Not here: rules (`bai-core`), the configuration store and the broker (`bai-backplane`), any knowledge of the
 //! database library outside `driver`.
 //!
-//! Every operation fails with [`Error::Unavailable`] or [`Error::Database`] when the database does and with
-//! [`Error::Unreadable`] for a stored value that makes no sense; only further errors are listed with it.
+//! Every operation fails with [`Error::Unavailable`] or [`Error::Database`] when the database does, with
+//! [`Error::Contention`] when another unit of work is in its way, with [`Error::Unstorable`] for a value that no column
+//! keeps and with [`Error::Unreadable`] for a stored value that makes no sense; only further errors are listed with it.
 
 pub mod accounting;
 pub mod agent;

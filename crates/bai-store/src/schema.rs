@@ -47,7 +47,10 @@ pub(crate) async fn migrate(database: &Database) -> Result<()> {
     let mut maintenance = database.begin_maintenance().await?;
     apply(database).await?;
     for (name, definition) in indexes::INDEXES {
-        maintenance.ensure_index(name, definition).await?;
+        // Without it we are slower and not wrong. Somebody's long transaction is no reason not to start.
+        if let Err(error) = maintenance.ensure_index(name, definition).await {
+            tracing::warn!(index = name, %error, "an index could not be made; the next start will try again");
+        }
     }
     maintenance.end().await;
     Ok(())
@@ -71,13 +74,23 @@ async fn apply(database: &Database) -> Result<()> {
         let Some(migration) = migrations.get(version) else {
             return Ok(());
         };
-        tx.run_script(migration).await?;
+        tx.run_script(migration).await.map_err(unmigratable)?;
         record(&mut tx, version + 1).await?;
         tx.commit().await?;
         tracing::info!(
             version = version + 1,
             "the database schema was brought up to date"
         );
+    }
+}
+
+fn unmigratable(error: Error) -> Error {
+    match error {
+        Error::Database(source) => Error::Schema(format!(
+            "the database schema cannot be brought up to date: {source}; the user must own the database and its tables, \
+             and PostgreSQL must have the extension uuid-ossp"
+        )),
+        other => other,
     }
 }
 

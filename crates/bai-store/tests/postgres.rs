@@ -3,18 +3,21 @@
 
 use std::time::Duration;
 
-use bai_model::ResourceSlot;
+use bai_model::{KernelStatus, ResourceSlot};
 use bai_store::domain::NewDomain;
 use bai_store::schema::Lineage;
+use bai_store::usage::UsageQuery;
 use bai_store::{Error, Store, StoreOptions};
 use bai_testkit::services::postgres::{Database, Postgres};
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 const SCHEMA: &str = include_str!("original/schema.sql");
+const ROWS: &str = include_str!("original/rows.sql");
 const MIGRATED: &str = include_str!("original/migrated.sql");
 
 /// A database on the shared server, or nothing where there is no server.
@@ -351,6 +354,60 @@ async fn callers_may_go_away() {
             "round {round}"
         );
     }
+}
+
+/// Rows that the original wrote are what they were to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_the_original_are_read() {
+    let database = database!("rows of the original");
+    database.psql(SCHEMA);
+    database.psql("INSERT INTO public.alembic_version VALUES ('c401d78cc7b9')");
+    database.psql(ROWS);
+    let reader = open(&database).await.reader();
+    let row = reader
+        .session_by_name(&"AKIAIOSFODNN7EXAMPLE".into(), "gsess1")
+        .await
+        .expect("a look-up")
+        .expect("a session");
+    assert_eq!(row.status, Some(KernelStatus::Running));
+    assert_eq!(
+        (row.repl_in_port, row.kernel_host.as_deref()),
+        (31300, Some("127.0.0.1"))
+    );
+    assert_eq!(row.created_at, "2026-11-23T16:57:03.6464Z".parse().ok());
+    let ports = row.service_ports.expect("ports");
+    assert_eq!(ports[1]["name"], "jupyter");
+    assert!(row.environ.is_empty() && row.last_stat.is_none());
+    assert_eq!(
+        row.occupied_slots.to_json(),
+        json!({"cpu": "1", "mem": "268435456"})
+    );
+    assert_eq!(reader.check_accounting().await.expect("a check"), []);
+    assert_eq!(reader.dirty_slots().await.expect("a check"), []);
+    assert_eq!(reader.orphan_kernels().await.expect("a check"), []);
+    let query = UsageQuery {
+        from: "2026-11-01T00:00:00Z".parse().expect("a time"),
+        until: "2026-12-01T00:00:00Z".parse().expect("a time"),
+        groups: vec![],
+    };
+    let page = reader.usage_page(&query, None, 10).await.expect("a page");
+    let [ended] = &page[..] else { panic!("{page:?}") };
+    assert_eq!(ended.sess_id.as_deref(), Some("usess1"));
+    assert_eq!(
+        ended.last_stat.as_ref().expect("statistics")["cpu_used"]["current"],
+        "151.864"
+    );
+}
+
+/// A user without rights is told what rights are needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_rights_is_told() {
+    let database = database!("a user without rights");
+    database.psql("DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN PASSWORD 'weak'");
+    let uri = database.uri().replace("postgres:not-a-secret@", "weak:weak@");
+    let error = Store::open(&uri).await.expect_err("no rights");
+    assert!(matches!(error, Error::Schema(_)), "{error:?}");
+    assert!(error.to_string().contains("must own the database"), "{error}");
 }
 
 /// What the original or a hand may have stored is read; what cannot be read fails nothing else.
