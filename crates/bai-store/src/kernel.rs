@@ -368,7 +368,9 @@ impl Tx {
     }
 
     /// Writes at an agent what its live kernels occupy together.
+    /// The lock comes before the sum, so that the sum sees what the one who had it before has done.
     async fn rewrite_occupied_slots(&mut self, agent: &AgentId) -> Result<()> {
+        self.lock_agent(agent).await?;
         let occupied = self.occupied_by_agent(agent).await?;
         self.update(
             "agents",
