@@ -9,6 +9,7 @@ mod clients;
 mod deps;
 mod generate;
 mod report;
+mod services;
 mod shell;
 mod test;
 

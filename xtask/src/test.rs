@@ -10,7 +10,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 
 use crate::report::{Tally, say};
-use crate::{check, clients, shell};
+use crate::{check, clients, services, shell};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,6 +35,7 @@ pub fn run(args: &Args) -> Result<bool> {
     if shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))? {
         tally.pass();
         if sources {
+            services::install_missing();
             workspace(&mut tally)?;
         }
         if !args.no_clients {

@@ -41,7 +41,10 @@ impl Address {
             None => (None, None),
         };
         let place = place.strip_suffix('/').unwrap_or(place);
-        let hosts: Option<Vec<_>> = place.split(',').map(|host| host_port(host, default_port)).collect();
+        let hosts: Option<Vec<_>> = place
+            .split(',')
+            .map(|host| host_port(host, default_port))
+            .collect();
         let hosts = hosts.ok_or_else(|| {
             wrong("needs hosts such as name:port or [::1]:port, separated by commas, and no path".to_owned())
         })?;
@@ -50,7 +53,9 @@ impl Address {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             if !known_options.contains(&name) {
                 let known = known_options.join(", ");
-                return Err(wrong(format!("has an unknown option {name:?}; known are {known}")));
+                return Err(wrong(format!(
+                    "has an unknown option {name:?}; known are {known}"
+                )));
             }
             options.insert(name.to_owned(), decoded(value).unwrap_or_default());
         }
@@ -85,15 +90,20 @@ impl Address {
     /// The certificates in the file that `ca=` names, in PEM.
     pub fn authority(&self) -> Result<Option<Vec<u8>>> {
         let read = |path| {
-            std::fs::read(path)
-                .map_err(|error| Terminal::Address(format!("cannot read the certificates in ca={path}: {error}")).into())
+            std::fs::read(path).map_err(|error| {
+                Terminal::Address(format!("cannot read the certificates in ca={path}: {error}")).into()
+            })
         };
         self.option("ca").map(read).transpose()
     }
 
     /// The hosts as they are printed.
     pub fn printed(&self) -> String {
-        let hosts: Vec<String> = self.hosts.iter().map(|(host, port)| joined(host, *port)).collect();
+        let hosts: Vec<String> = self
+            .hosts
+            .iter()
+            .map(|(host, port)| joined(host, *port))
+            .collect();
         hosts.join(",")
     }
 }
@@ -143,14 +153,21 @@ mod tests {
 
     #[test]
     fn every_part_is_found() {
-        let address = parse("us%3Aer:p%40ss@one:1,two,[::1]:3,[fe80::1]/?tls=true&timeout=0.5").expect("parses");
+        let address =
+            parse("us%3Aer:p%40ss@one:1,two,[::1]:3,[fe80::1]/?tls=true&timeout=0.5").expect("parses");
         assert_eq!(address.user.as_deref(), Some("us:er"));
         assert_eq!(address.password.as_deref(), Some("p@ss"));
         assert_eq!(address.printed(), "one:1,two:2379,[::1]:3,[fe80::1]:2379");
         assert_eq!(address.option("tls"), Some("true"));
-        assert_eq!(address.timeout(Duration::from_secs(9)), Ok(Duration::from_millis(500)));
+        assert_eq!(
+            address.timeout(Duration::from_secs(9)),
+            Ok(Duration::from_millis(500))
+        );
         let address = parse(":secret@one").expect("parses");
-        assert_eq!((address.user, address.password.as_deref()), (None, Some("secret")));
+        assert_eq!(
+            (address.user, address.password.as_deref()),
+            (None, Some("secret"))
+        );
         let address = parse("one").expect("parses");
         assert_eq!((address.user, address.password), (None, None));
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bai_backplane::broker::Broker;
 use async_trait::async_trait;
+use bai_backplane::broker::Broker;
 use bai_backplane::conformance::{ManualClock, Passage, Subject};
 use bai_backplane::kv::ConfigKv;
 use bai_backplane::{broker, kv};
@@ -21,6 +21,10 @@ impl Passage for RealTime {
 }
 
 /// A case on a service, or the reason why it cannot run here.
+#[expect(
+    clippy::print_stdout,
+    reason = "the reason is part of the report of the tests"
+)]
 async fn on_service<S, T>(
     started: Result<S, Missing>,
     open: impl AsyncFnOnce(&S) -> Arc<T>,
@@ -53,7 +57,9 @@ async fn etcd() -> Option<Subject<dyn ConfigKv>> {
 async fn redis() -> Option<Subject<dyn Broker>> {
     on_service(Redis::start(), async |redis| {
         let uri = format!("redis://{}", redis.address());
-        broker::open(&uri, Arc::new(ManualClock::new())).await.expect("open")
+        broker::open(&uri, Arc::new(ManualClock::new()))
+            .await
+            .expect("open")
     })
     .await
 }

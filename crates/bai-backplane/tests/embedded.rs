@@ -322,7 +322,13 @@ async fn addresses_choose_the_implementation() {
         assert!(!refusal.to_string().contains("hidden"), "{refusal}");
     }
     for uri in ["redis://127.0.0.1:1", "rediss://:p%40ss@[::1]?timeout=1"] {
-        assert!(broker::open(uri, clock.clone()).await.is_ok(), "nobody is asked yet");
+        assert!(
+            broker::open(uri, clock.clone()).await.is_ok(),
+            "nobody is asked yet"
+        );
     }
-    assert!(kv::open("etcd://127.0.0.1:1,[::1]:2", clock).await.is_ok(), "nobody is asked yet");
+    assert!(
+        kv::open("etcd://127.0.0.1:1,[::1]:2", clock).await.is_ok(),
+        "nobody is asked yet"
+    );
 }

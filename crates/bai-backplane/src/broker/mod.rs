@@ -160,7 +160,10 @@ impl<T: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug> Broker fo
 ///
 /// # Errors
 /// [`Terminal::Address`] for any other or malformed address.
-#[expect(clippy::unused_async, reason = "callers wait for every service in the same way")]
+#[expect(
+    clippy::unused_async,
+    reason = "callers wait for every service in the same way"
+)]
 pub async fn open(uri: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Broker>> {
     if uri == "memory:" {
         return Ok(Arc::new(MemoryBroker::new(clock)));

@@ -1,10 +1,11 @@
 //! The cases of the configuration store's leases. Stamped with those of [`super::kv`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Passage;
 use super::kv::{Kv, delete_change, get, keys, next_changes, put, watch};
-use crate::kv::{ConfigKv, Expect, Txn};
+use crate::kv::{ConfigKv, Expect, Presence, Txn};
 use crate::{Error, Terminal};
 
 /// Short enough for services whose time cannot be moved, long enough for a loaded machine, and in whole seconds.
@@ -120,4 +121,21 @@ pub async fn an_ended_lease_is_gone(subject: &Kv) {
     assert_eq!(kv.transact(late).await, Err(gone));
     assert_eq!(keys(kv, "/late/").await, [] as [&str; 0]);
     assert_ne!(grant(kv).await, lease);
+}
+
+/// Presence: a deleted key returns, one that somebody else took over does not, and in the end all of ours go.
+pub async fn announced_keys_come_back_until_withdrawn(subject: &Kv) {
+    let kv = &*subject.it;
+    let pairs = ["/here/a", "/here/b"].map(|key| (key.to_owned(), "me".to_owned()));
+    let presence = Presence::announce(Arc::clone(&subject.it), pairs.into(), TTL).await;
+    assert_eq!(keys(kv, "/here/").await, ["/here/a", "/here/b"]);
+    put(kv, "/here/b", "somebody else").await;
+    let mut events = watch(kv, "/here/a", None).await;
+    assert_eq!(kv.delete("/here/a").await, Ok(true));
+    assert_eq!(next_changes(&mut events).await.1, [delete_change("/here/a")]);
+    next_changes(&mut events).await;
+    assert_eq!(get(kv, "/here/a").await.as_deref(), Some("me"));
+    presence.expect("announce").withdraw().await;
+    assert_eq!(keys(kv, "/here/").await, ["/here/b"]);
+    assert_eq!(get(kv, "/here/b").await.as_deref(), Some("somebody else"));
 }

@@ -13,6 +13,7 @@ mod draft;
 mod etcd;
 mod journal;
 mod local;
+mod presence;
 mod tree;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use futures_util::stream::BoxStream;
 
 pub use etcd::EtcdKv;
 pub use local::LocalKv;
+pub use presence::Presence;
 
 use crate::{Result, Terminal};
 

@@ -50,7 +50,9 @@ impl Etcd {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&self) {
-        let started = self.server.start_again(&command(&self.program, &self.server), is_ready);
+        let started = self
+            .server
+            .start_again(&command(&self.program, &self.server), is_ready);
         started.unwrap_or_else(|error| panic!("etcd does not start again: {error:#}"));
     }
 

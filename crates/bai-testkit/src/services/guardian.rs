@@ -31,12 +31,7 @@ impl Guardian {
     ///
     /// # Errors
     /// When the log cannot be written or there is no shell.
-    pub fn start(
-        command: &[impl AsRef<OsStr>],
-        signal: &str,
-        folder: &Path,
-        log: &Path,
-    ) -> io::Result<Self> {
+    pub fn start(command: &[impl AsRef<OsStr>], signal: &str, folder: &Path, log: &Path) -> io::Result<Self> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
         let shell = Command::new("sh")
             .args(["-c", SCRIPT, "guardian", signal])

@@ -129,7 +129,9 @@ impl Shared {
             return;
         }
         // A server that is not there looks like a connection that breaks.
-        let Ok(server) = TcpStream::connect(&self.target) else { return };
+        let Ok(server) = TcpStream::connect(&self.target) else {
+            return;
+        };
         for (from, to) in [(&client, &server), (&server, &client)] {
             let (Ok(from), Ok(to), Ok(kept)) = (from.try_clone(), to.try_clone(), from.try_clone()) else {
                 return;

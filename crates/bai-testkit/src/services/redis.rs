@@ -102,7 +102,18 @@ fn command(program: &str, password: bool, server: &Server) -> Vec<String> {
     let port = server.port.to_string();
     let folder = server.folder.display().to_string();
     let mut command = vec![program.to_owned()];
-    let options = ["--bind", "127.0.0.1", "--port", &port, "--dir", &folder, "--save", "", "--appendonly", "no"];
+    let options = [
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--dir",
+        &folder,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ];
     command.extend(options.map(str::to_owned));
     if password {
         command.extend(["--requirepass", PASSWORD].map(str::to_owned));
@@ -126,7 +137,9 @@ fn say(port: u16, commands: &[String]) -> Result<Vec<String>> {
         let mut line = String::new();
         answers.read_line(&mut line)?;
         anyhow::ensure!(!line.is_empty(), "the connection was closed");
-        if let Some(length) = line.strip_prefix('$').and_then(|length| length.trim().parse::<i64>().ok())
+        if let Some(length) = line
+            .strip_prefix('$')
+            .and_then(|length| length.trim().parse::<i64>().ok())
             && length >= 0
         {
             line.clear();

@@ -50,7 +50,9 @@ impl Server {
     /// Starts it with its port and data after [`Server::kill`]. When somebody took the port meanwhile, waits for them.
     pub fn start_again(&self, command: &[String], is_ready: impl Fn(&Self) -> bool) -> Result<()> {
         let pid_file = self.pid_file();
-        let mut wrapped: Vec<String> = ["sh", "-c", r#"echo $$ >"$0"; exec "$@""#].map(str::to_owned).into();
+        let mut wrapped: Vec<String> = ["sh", "-c", r#"echo $$ >"$0"; exec "$@""#]
+            .map(str::to_owned)
+            .into();
         wrapped.push(pid_file.display().to_string());
         wrapped.extend_from_slice(command);
         let _ = fs::remove_file(&pid_file);
@@ -88,13 +90,16 @@ impl Server {
 
     fn signal(&self, name: &str) -> Result<()> {
         let pid = self.pid().context("the server is not running")?;
-        let kill = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &pid]).status()?;
+        let kill = Command::new("sh")
+            .args(["-c", r#"kill -s "$0" "$1""#, name, &pid])
+            .status()?;
         ensure!(kill.success(), "no process {pid}");
         Ok(())
     }
 
     fn has_ended(&self) -> bool {
-        self.pid().is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}/fd")).exists() || is_zombie(&pid))
+        self.pid()
+            .is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}/fd")).exists() || is_zombie(&pid))
     }
 
     fn pid(&self) -> Option<String> {

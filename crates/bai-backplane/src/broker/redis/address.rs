@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
+};
 
 use crate::address::Address;
 use crate::error::Service;
@@ -58,7 +60,9 @@ impl Server {
         if let Some(password) = &address.password {
             settings = settings.set_password(password);
         }
-        let info = place.into_connection_info().map_err(|error| refused(error.category()))?;
+        let info = place
+            .into_connection_info()
+            .map_err(|error| refused(error.category()))?;
         Ok(Self {
             service: Service {
                 name: "Redis",

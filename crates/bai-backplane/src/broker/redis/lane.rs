@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind,
+};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -199,11 +201,19 @@ impl Failure {
 fn said(error: &RedisError, service: &Service) -> Error {
     let text = error.detail().unwrap_or(error.category());
     match (error.kind(), error.code()) {
-        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => service.refuses(text),
-        (_, Some("WRONGTYPE")) | (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => Terminal::Unusable(
-            format!("a key in Redis at {} holds something else: {text}", service.address),
-        )
-        .into(),
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+            service.refuses(text)
+        }
+        // While it connects, the library keeps the text of a refusal only.
+        _ if text.contains("Authentication required") => service.refuses(text),
+        _ if text.contains("DB index") => service.unavailable("has too few databases: 5 are needed"),
+        (_, Some("WRONGTYPE")) | (ErrorKind::Parse | ErrorKind::UnexpectedReturnType, _) => {
+            Terminal::Unusable(format!(
+                "a key in Redis at {} holds something else: {text}",
+                service.address
+            ))
+            .into()
+        }
         (ErrorKind::Server(ServerErrorKind::ResponseError), Some("ERR") | None) => Error::invalid(text),
         (ErrorKind::Io, _) => service.unavailable(format!("cannot be reached: {error}")),
         (_, Some(code)) => service.unavailable(format!("cannot serve: {code} {text}")),
@@ -215,5 +225,8 @@ fn said(error: &RedisError, service: &Service) -> Error {
 fn breaks_connection(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
-        || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+        || matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+        )
 }

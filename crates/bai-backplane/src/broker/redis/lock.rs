@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use super::lane::{Lane, Repeat};
 use super::script::Script;
 use super::{RedisBroker, millis};
-use crate::broker::{Lock, Locks};
 use crate::Result;
+use crate::broker::{Lock, Locks};
 
 /// How often a waiter looks.
 const POLL: Duration = Duration::from_millis(50);
@@ -22,7 +22,10 @@ impl Locks for RedisBroker {
     async fn try_lock(&self, name: &str, ttl: Duration) -> Result<Option<Lock>> {
         let attempt = Attempt::new(self, name);
         let arguments = [millis(ttl).to_string(), attempt.locker.clone()];
-        let token: Option<u64> = self.own.run(Repeat::No, &self.lock, &attempt.key, &arguments).await?;
+        let token: Option<u64> = self
+            .own
+            .run(Repeat::No, &self.lock, &attempt.key, &arguments)
+            .await?;
         attempt.has_its_answer();
         Ok(token.map(|token| Lock {
             name: name.to_owned(),
@@ -41,12 +44,16 @@ impl Locks for RedisBroker {
 
     async fn renew(&self, lock: &Lock, ttl: Duration) -> Result<bool> {
         let arguments = [lock.token.to_string(), millis(ttl).to_string()];
-        self.own.run(Repeat::Yes, &self.renew, &key(&lock.name), &arguments).await
+        self.own
+            .run(Repeat::Yes, &self.renew, &key(&lock.name), &arguments)
+            .await
     }
 
     async fn unlock(&self, lock: &Lock) -> Result<bool> {
         let arguments = [lock.token.to_string()];
-        self.own.run(Repeat::No, &self.unlock, &key(&lock.name), &arguments).await
+        self.own
+            .run(Repeat::No, &self.unlock, &key(&lock.name), &arguments)
+            .await
     }
 }
 
@@ -86,7 +93,9 @@ impl Drop for Attempt {
         if !self.open {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
         let (lane, unlock) = (Arc::clone(&self.lane), Arc::clone(&self.unlock));
         let (key, locker) = (std::mem::take(&mut self.key), std::mem::take(&mut self.locker));
         // Ends with its deadline, whatever happens.

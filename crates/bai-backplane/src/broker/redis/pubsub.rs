@@ -15,10 +15,10 @@ use redis::{Client, Cmd};
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::OWN_DB;
 use super::RedisBroker;
 use super::address::Server;
 use super::lane::{Repeat, within};
-use super::OWN_DB;
 use crate::Result;
 use crate::broker::{Message, PubSub, SUBSCRIBER_BACKLOG, Subscription};
 
@@ -93,7 +93,11 @@ impl Line {
     }
 
     /// Breaks when nobody wants messages any more, continues when the connection is lost.
-    async fn hand_over(&self, connection: Connection, messages: &broadcast::Sender<Message>) -> ControlFlow<()> {
+    async fn hand_over(
+        &self,
+        connection: Connection,
+        messages: &broadcast::Sender<Message>,
+    ) -> ControlFlow<()> {
         let (mut sink, mut incoming) = connection.split();
         let mut ping = interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -55,7 +55,12 @@ impl Followers {
 impl Streams for RedisBroker {
     async fn append(&self, stream: &str, payload: Bytes, max_len: usize) -> Result<EntryId> {
         let mut append = Cmd::new();
-        append.arg("XADD").arg(key(stream)).arg("MAXLEN").arg("=").arg(max_len);
+        append
+            .arg("XADD")
+            .arg(key(stream))
+            .arg("MAXLEN")
+            .arg("=")
+            .arg(max_len);
         append.arg("*").arg(FIELD).arg(&payload[..]);
         let id: String = self.own.ask(Repeat::No, &append).await?;
         entry_id(&id)
@@ -65,7 +70,11 @@ impl Streams for RedisBroker {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        entries(self.own.ask(Repeat::Yes, &read(stream, after, limit, None)).await?)
+        entries(
+            self.own
+                .ask(Repeat::Yes, &read(stream, after, limit, None))
+                .await?,
+        )
     }
 
     async fn follow(&self, stream: &str, after: EntryId, limit: usize) -> Result<Vec<StreamEntry>> {
@@ -79,7 +88,13 @@ impl Streams for RedisBroker {
                 None => (connect(&self.server, &self.followers.client).await?, false),
             };
             loop {
-                match within(&self.server, self.server.deadline, wait.query_async(&mut connection)).await {
+                match within(
+                    &self.server,
+                    self.server.deadline,
+                    wait.query_async(&mut connection),
+                )
+                .await
+                {
                     Ok(reply) => {
                         let found = entries(reply)?;
                         if !found.is_empty() {

@@ -57,7 +57,10 @@ impl Method {
     const AUTHENTICATE: Self = Self::repeatable("/etcdserverpb.Auth/Authenticate");
 
     const fn repeatable(path: &'static str) -> Self {
-        Self { path, repeatable: true }
+        Self {
+            path,
+            repeatable: true,
+        }
     }
 
     const fn once(path: &'static str) -> Self {
@@ -121,7 +124,10 @@ enum Verdict {
     /// The token is no longer good; nothing was done.
     LogIn,
     /// The server could not be reached or cannot serve.
-    Elsewhere { done: Done, why: String },
+    Elsewhere {
+        done: Done,
+        why: String,
+    },
     Final(Fault),
 }
 
@@ -161,8 +167,8 @@ impl Link {
             }
         });
         let endpoints: std::result::Result<Vec<_>, tonic::transport::Error> = endpoints.collect();
-        let endpoints =
-            endpoints.map_err(|error| Terminal::Address(format!("the etcd:// address: {}", chain(&error))))?;
+        let endpoints = endpoints
+            .map_err(|error| Terminal::Address(format!("the etcd:// address: {}", chain(&error))))?;
         Ok(Self {
             service: Service {
                 name: "etcd",
@@ -190,12 +196,18 @@ impl Link {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
-        self.attempts(method, |channel, token| unary(method, channel, token, question.clone()))
-            .await
+        self.attempts(method, |channel, token| {
+            unary(method, channel, token, question.clone())
+        })
+        .await
     }
 
     /// One question, one answer, of a method that could go on.
-    pub async fn call_once_streaming<Q, A>(&self, method: Method, question: Q) -> std::result::Result<A, Fault>
+    pub async fn call_once_streaming<Q, A>(
+        &self,
+        method: Method,
+        question: Q,
+    ) -> std::result::Result<A, Fault>
     where
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
@@ -247,7 +259,9 @@ impl Link {
     async fn attempts<T>(
         &self,
         method: Method,
-        attempt: impl Fn(Channel, Option<Token>) -> BoxFuture<'static, std::result::Result<T, Status>> + Send + Sync,
+        attempt: impl Fn(Channel, Option<Token>) -> BoxFuture<'static, std::result::Result<T, Status>>
+        + Send
+        + Sync,
     ) -> std::result::Result<T, Fault> {
         let end = Instant::now() + self.deadline;
         let patient = !self.out.load(Ordering::Relaxed);
@@ -262,7 +276,8 @@ impl Link {
                 Err(Verdict::Elsewhere { why, .. }) => {
                     self.leave(server);
                     failures += 1;
-                    self.give_up_or_wait(end, patient, failures, why, &mut pause).await?;
+                    self.give_up_or_wait(end, patient, failures, why, &mut pause)
+                        .await?;
                     continue;
                 }
                 Err(Verdict::Final(fault)) => return Err(fault),
@@ -308,7 +323,8 @@ impl Link {
                         self.out.store(Instant::now() >= end, Ordering::Relaxed);
                         return Err(self.service.unavailable(why).into());
                     }
-                    self.give_up_or_wait(end, patient, failures, why, &mut pause).await?;
+                    self.give_up_or_wait(end, patient, failures, why, &mut pause)
+                        .await?;
                 }
             }
         }
@@ -380,18 +396,26 @@ impl Link {
         let text = status.message();
         let says = |part: &str| text.contains(part);
         let fault = match status.code() {
-            _ if says("invalid auth token") || says("user name is empty") || says("revision of auth store is old") => {
+            _ if says("invalid auth token")
+                || says("user name is empty")
+                || says("revision of auth store is old") =>
+            {
                 return Verdict::LogIn;
             }
             _ if says("authentication failed") => self.service.refuses(text).into(),
             Code::Unauthenticated | Code::PermissionDenied => self.service.refuses(text).into(),
             Code::NotFound if says("lease") => Fault::NoSuchLease,
-            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => Error::invalid(text).into(),
+            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
+                Error::invalid(text).into()
+            }
             Code::ResourceExhausted if says("space exceeded") => self
                 .service
                 .unavailable("is full: compact and defragment it, then disarm its alarm")
                 .into(),
-            Code::Unimplemented => self.service.unavailable("is too old: 3.4 or later is needed").into(),
+            Code::Unimplemented => self
+                .service
+                .unavailable("is too old: 3.4 or later is needed")
+                .into(),
             _ => {
                 let done = if was_not_sent(status) || says("no leader") || says("too many requests") {
                     Done::No
@@ -461,7 +485,9 @@ where
     Box::pin(async move {
         let mut grpc = ready(channel).await?;
         let path = PathAndQuery::from_static(method.path);
-        let answer = grpc.unary(request(question, token), path, ProstCodec::default()).await?;
+        let answer = grpc
+            .unary(request(question, token), path, ProstCodec::default())
+            .await?;
         Ok(answer.into_inner())
     })
 }
@@ -484,7 +510,9 @@ where
 
 async fn ready(channel: Channel) -> std::result::Result<Grpc<Channel>, Status> {
     let mut grpc = Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
-    grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
+    grpc.ready()
+        .await
+        .map_err(|error| Status::from_error(Box::new(error)))?;
     Ok(grpc)
 }
 

@@ -10,7 +10,6 @@ mod link;
 mod watch;
 
 /// The messages of `proto/etcd.proto`.
-#[expect(clippy::allow_attributes, reason = "generated code")]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
 }
@@ -92,7 +91,9 @@ impl ConfigKv for EtcdKv {
             Err(fault) => return Err(fault.of_lease(lease)),
         };
         let deleted = answer.responses.iter().map(|response| match &response.response {
-            Some(response_op::Response::ResponseDeleteRange(range)) => u64::try_from(range.deleted).unwrap_or(0),
+            Some(response_op::Response::ResponseDeleteRange(range)) => {
+                u64::try_from(range.deleted).unwrap_or(0)
+            }
             _ => 0,
         });
         Ok(TxnOutcome {

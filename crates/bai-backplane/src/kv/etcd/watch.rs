@@ -14,11 +14,11 @@ use futures_util::stream;
 use tokio::time::sleep;
 use tonic::Streaming;
 
+use super::super::{Change, Revision, Watch, WatchEvent};
 use super::link::{Link, Method};
 use super::proto::event::EventType;
 use super::proto::watch_request::RequestUnion;
 use super::proto::{self, Event, ResponseHeader, WatchResponse};
-use super::super::{Change, Revision, Watch, WatchEvent};
 use super::{span, text};
 use crate::Result;
 
