@@ -7,7 +7,7 @@ use std::time::Duration;
 use bai_backplane::conformance::ManualClock;
 use bai_backplane::kv::{self, Change, ConfigKv, Presence, Revision, Watch, WatchEvent};
 use bai_backplane::{Error, Result};
-use bai_testkit::services::{Etcd, Proxy, etcd};
+use bai_testkit::services::{Certificates, Etcd, Proxy, etcd};
 use futures_util::StreamExt as _;
 
 /// How long to wait for what must happen.
@@ -16,7 +16,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// A server, or the end of the test with the reason.
 macro_rules! server {
     () => {
-        match Etcd::start() {
+        server!(Etcd::start())
+    };
+    ($started:expr) => {
+        match $started {
             Ok(etcd) => etcd,
             Err(why) => {
                 println!("SKIPPED: faults of etcd, because {why}");
@@ -274,4 +277,46 @@ async fn an_absent_server_is_named_and_found_later() {
     unavailable(kv.watch("/x", None).await.map(|_| ()), &address, "etcd.addr");
     etcd.start_again();
     until_ok("the server", async || kv.put("/x", "1").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_may_change() {
+    let members = server!(Etcd::start_cluster());
+    let addresses: Vec<String> = members.iter().map(Etcd::address).collect();
+    let kv = open(&addresses.join(",")).await;
+    let mut events = kv.watch("/l/", None).await.expect("watch");
+    for round in 0..3 {
+        let leader = members.iter().find(|member| member.leads()).expect("a leader");
+        leader.kill();
+        let text = round.to_string();
+        let put = async || kv.put("/l/key", &text).await;
+        let revision = until_ok("a put under another leader", put).await;
+        soon("the event", async {
+            while !matches!(next(&mut events).await, WatchEvent::Changes { revision: seen, .. } if seen == revision) {}
+        })
+        .await;
+        assert_eq!(value(&*kv, "/l/key").await, Some(text));
+        leader.start_again();
+        soon("the member", async {
+            while open(&leader.address()).await.get("/l/key").await.is_err() {}
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_spoken_with_a_known_authority_only() {
+    let certificates = server!(Certificates::make());
+    let etcd = server!(Etcd::start_with_tls(&certificates));
+    let clock = Arc::new(ManualClock::new());
+    let (address, authority) = (etcd.address(), certificates.authority());
+    let trusting = format!("etcd://{address}?tls=true&timeout=2&ca={}", authority.display());
+    let trusting = kv::open(&trusting, clock.clone()).await.expect("open");
+    until_ok("the server", async || trusting.put("/t/key", "1").await).await;
+    for options in ["tls=true&timeout=1", "timeout=1"] {
+        let stranger = kv::open(&format!("etcd://{address}?{options}"), clock.clone())
+            .await
+            .expect("open");
+        unavailable(stranger.get("/t/key").await, &address, "etcd.addr");
+    }
 }

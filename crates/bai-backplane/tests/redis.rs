@@ -8,7 +8,7 @@ use bai_backplane::broker::{self, Broker, EntryId, Message, Subscription};
 use bai_backplane::conformance::ManualClock;
 use bai_backplane::{Error, Result, Terminal};
 use bai_model::time::Clock as _;
-use bai_testkit::services::{Proxy, Redis, redis};
+use bai_testkit::services::{Certificates, Proxy, Redis, redis};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt as _;
@@ -20,8 +20,8 @@ const WINDOW: Duration = Duration::from_secs(900);
 
 /// A server, or the end of the test with the reason.
 macro_rules! server {
-    ($start:path) => {
-        match $start() {
+    ($started:expr) => {
+        match $started {
             Ok(redis) => redis,
             Err(why) => {
                 println!("SKIPPED: faults of Redis, because {why}");
@@ -82,7 +82,7 @@ fn unavailable<T: std::fmt::Debug>(answer: Result<T>, address: &str, setting: &s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_original_counts_together_with_us() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let (one, two) = (open(&redis.address()).await, open(&redis.address()).await);
     let key = "AKIAIOSFODNN7EXAMPLE";
     assert_eq!(one.hit(key, now(), WINDOW).await, Ok(1));
@@ -125,7 +125,7 @@ async fn the_original_counts_together_with_us() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statistics_of_agents_are_read() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;
     let kernel = "26d2c588-c1eb-4c76-b6f0-6b0200251b30";
     let set = format!("SET {kernel} \"\\x81\\xa3mem\\x80\" PX 30000");
@@ -154,7 +154,7 @@ async fn statistics_of_agents_are_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_goes_on_after_a_restart() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;
     let mut messages = broker.subscribe("news").await.expect("subscribe");
     let lock = broker.try_lock("job", TTL).await.expect("lock").expect("free");
@@ -207,7 +207,7 @@ async fn everything_goes_on_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_that_died_costs_no_call() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;
     broker.set("x", Bytes::from_static(b"1"), TTL).await.expect("set");
     broker.hit("AK", now(), WINDOW).await.expect("hit");
@@ -219,7 +219,7 @@ async fn an_idle_connection_that_died_costs_no_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn losing_everything_under_load_hurts_nobody() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..8 {
@@ -256,7 +256,7 @@ async fn losing_everything_under_load_hurts_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_holds_nobody_up() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;
     broker.add("n", 1).await.expect("add");
     let mut messages = broker.subscribe("news").await.expect("subscribe");
@@ -302,7 +302,7 @@ async fn a_silent_server_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_way_is_slow_and_a_blocked_one_ends() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let proxy = Proxy::start(&redis.address());
     let (near, far) = (open(&redis.address()).await, open(&proxy.address()).await);
     proxy.delay(Duration::from_millis(100));
@@ -333,7 +333,7 @@ async fn a_slow_way_is_slow_and_a_blocked_one_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_subscriptions_say_so() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let proxy = Proxy::start(&redis.address());
     let (near, far) = (open(&redis.address()).await, open(&proxy.address()).await);
     let mut messages = far.subscribe("news").await.expect("subscribe");
@@ -353,7 +353,7 @@ async fn cut_subscriptions_say_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passwords_are_used_and_strangers_refused() {
-    let redis = server!(Redis::start_with_password);
+    let redis = server!(Redis::start_with_password());
     let address = redis.address();
     let known = open(&format!(":{}@{address}", redis::PASSWORD)).await;
     known.add("n", 1).await.expect("add");
@@ -375,7 +375,7 @@ async fn passwords_are_used_and_strangers_refused() {
             "config/redis/password",
         );
     }
-    let open_server = server!(Redis::start);
+    let open_server = server!(Redis::start());
     let needless = open(&format!(":{}@{}", redis::PASSWORD, open_server.address())).await;
     unavailable(
         needless.get("x").await,
@@ -386,7 +386,7 @@ async fn passwords_are_used_and_strangers_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_left_is_named() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;
     redis.commands(&["SELECT 1", "SET AK text"]);
     let error = broker.hit("AK", now(), WINDOW).await.expect_err("not a window");
@@ -398,11 +398,31 @@ async fn what_others_left_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_absent_server_is_named_and_found_later() {
-    let redis = server!(Redis::start);
+    let redis = server!(Redis::start());
     redis.kill();
     let broker = open(&redis.address()).await;
     let text = unavailable(broker.get("x").await, &redis.address(), "config/redis/addr");
     assert!(text.contains("refused"), "{text}");
     redis.start_again();
     until_ok("the server", async || broker.get("x").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_spoken_with_a_known_authority_only() {
+    let certificates = server!(Certificates::make());
+    let redis = server!(Redis::start_with_tls(&certificates));
+    let clock = Arc::new(ManualClock::new());
+    let (address, authority) = (redis.address(), certificates.authority());
+    let trusting = format!("rediss://{address}?timeout=2&ca={}", authority.display());
+    let trusting = broker::open(&trusting, clock.clone()).await.expect("open");
+    assert_eq!(trusting.add("n", 1).await, Ok(1));
+    let mut messages = trusting.subscribe("news").await.expect("subscribe");
+    assert_eq!(trusting.publish("news", Bytes::new()).await, Ok(1));
+    next(&mut messages).await;
+    for scheme in ["rediss", "redis"] {
+        let stranger = broker::open(&format!("{scheme}://{address}?timeout=1"), clock.clone())
+            .await
+            .expect("open");
+        unavailable(stranger.get("x").await, &address, "config/redis/addr");
+    }
 }

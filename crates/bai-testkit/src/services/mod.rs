@@ -10,6 +10,7 @@ mod guardian;
 pub mod proxy;
 pub mod redis;
 mod server;
+pub mod tls;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub use etcd::Etcd;
 pub use guardian::Guardian;
 pub use proxy::Proxy;
 pub use redis::Redis;
+pub use tls::Certificates;
 
 /// Why a server cannot be started on this machine.
 #[derive(Clone, Debug)]

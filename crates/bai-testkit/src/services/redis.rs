@@ -2,12 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::server::Server;
-use super::{Missing, find_program};
+use super::{Certificates, Missing, find_program};
 
 /// The password of a server that was started with one.
 pub const PASSWORD: &str = "not-a-secret";
@@ -16,8 +17,17 @@ pub const PASSWORD: &str = "not-a-secret";
 #[derive(Debug)]
 pub struct Redis {
     program: String,
-    password: bool,
+    role: Role,
     server: Server,
+}
+
+/// What the command line says beside the address.
+#[derive(Clone, Debug)]
+enum Role {
+    Open,
+    WithPassword,
+    /// Only with TLS: certificate and key.
+    Secured(PathBuf, PathBuf),
 }
 
 impl Redis {
@@ -29,7 +39,7 @@ impl Redis {
     /// # Panics
     /// When it is installed and does not start.
     pub fn start() -> Result<Self, Missing> {
-        Self::make(false)
+        Self::make(Role::Open)
     }
 
     /// Starts a server that wants [`PASSWORD`].
@@ -40,16 +50,31 @@ impl Redis {
     /// # Panics
     /// As [`Redis::start`].
     pub fn start_with_password() -> Result<Self, Missing> {
-        Self::make(true)
+        Self::make(Role::WithPassword)
     }
 
-    fn make(password: bool) -> Result<Self, Missing> {
+    /// Starts a server whose clients need TLS. [`Redis::commands`] cannot reach it.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    ///
+    /// # Panics
+    /// As [`Redis::start`].
+    pub fn start_with_tls(certificates: &Certificates) -> Result<Self, Missing> {
+        Self::make(Role::Secured(certificates.certificate(), certificates.key()))
+    }
+
+    fn make(role: Role) -> Result<Self, Missing> {
         let program = find_program("redis-server", &[])?.display().to_string();
-        let started = Server::start("redis", |server| command(&program, password, server), is_ready);
+        let started = Server::start(
+            "redis",
+            |server| command(&program, &role, server),
+            role.is_ready(),
+        );
         let server = started.unwrap_or_else(|error| panic!("{error:#}"));
         Ok(Self {
             program,
-            password,
+            role,
             server,
         })
     }
@@ -69,8 +94,8 @@ impl Redis {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&self) {
-        let command = command(&self.program, self.password, &self.server);
-        let started = self.server.start_again(&command, is_ready);
+        let command = command(&self.program, &self.role, &self.server);
+        let started = self.server.start_again(&command, self.role.is_ready());
         started.unwrap_or_else(|error| panic!("Redis does not start again: {error:#}"));
     }
 
@@ -90,23 +115,32 @@ impl Redis {
     /// When the server does not answer.
     pub fn commands(&self, commands: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = commands.iter().map(|&command| command.to_owned()).collect();
-        if self.password {
+        let password = matches!(self.role, Role::WithPassword);
+        if password {
             all.insert(0, format!("AUTH {PASSWORD}"));
         }
         let answers = say(self.server.port, &all).expect("the server answers");
-        answers.into_iter().skip(usize::from(self.password)).collect()
+        answers.into_iter().skip(usize::from(password)).collect()
     }
 }
 
-fn command(program: &str, password: bool, server: &Server) -> Vec<String> {
+impl Role {
+    /// One with TLS does not answer us.
+    fn is_ready(&self) -> fn(&Server) -> bool {
+        match self {
+            Self::Open | Self::WithPassword => is_ready,
+            Self::Secured(..) => Server::listens,
+        }
+    }
+}
+
+fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
     let port = server.port.to_string();
     let folder = server.folder.display().to_string();
-    let mut command = vec![program.to_owned()];
-    let options = [
+    let mut words = vec![
+        program,
         "--bind",
         "127.0.0.1",
-        "--port",
-        &port,
         "--dir",
         &folder,
         "--save",
@@ -114,11 +148,19 @@ fn command(program: &str, password: bool, server: &Server) -> Vec<String> {
         "--appendonly",
         "no",
     ];
-    command.extend(options.map(str::to_owned));
-    if password {
-        command.extend(["--requirepass", PASSWORD].map(str::to_owned));
+    let files: Vec<String>;
+    match role {
+        Role::Open => words.extend(["--port", &port]),
+        Role::WithPassword => words.extend(["--port", &port, "--requirepass", PASSWORD]),
+        Role::Secured(certificate, key) => {
+            files = [certificate, key].map(|file| file.display().to_string()).into();
+            words.extend(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"]);
+            words.extend(["--tls-cert-file", &files[0], "--tls-key-file", &files[1]]);
+            // Redis wants an authority, which it needs for certificates of clients only.
+            words.extend(["--tls-ca-cert-file", &files[0]]);
+        }
     }
-    command
+    words.into_iter().map(str::to_owned).collect()
 }
 
 fn is_ready(server: &Server) -> bool {

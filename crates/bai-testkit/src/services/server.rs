@@ -2,6 +2,7 @@
 //! started again.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -68,6 +69,22 @@ impl Server {
             sleep(POLL);
         }
         guardian.stop();
+        bail!("not ready: {}", tail(&self.log()))
+    }
+
+    /// Whether somebody listens at its port.
+    pub fn listens(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+    }
+
+    /// Waits until the server says that it is ready.
+    pub fn wait_until(&self, is_ready: impl Fn(&Self) -> bool) -> Result<()> {
+        for _ in 0..PATIENCE {
+            if is_ready(self) {
+                return Ok(());
+            }
+            sleep(POLL);
+        }
         bail!("not ready: {}", tail(&self.log()))
     }
 

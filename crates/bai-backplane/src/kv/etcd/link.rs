@@ -7,7 +7,6 @@
 //!
 //! Not here: what the calls mean.
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,14 +19,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::super::Revision;
 use super::proto;
+use super::verdict::{Done, Fault, Verdict, chain, judge};
 use crate::address::{Address, joined};
 use crate::error::Service;
-use crate::{Error, Result, Terminal};
+use crate::{Result, Terminal};
 
 /// How long a call may take unless `timeout=` says otherwise.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -71,28 +71,6 @@ impl Method {
     }
 }
 
-/// A call that did not do what it should.
-#[derive(Debug)]
-pub(super) enum Fault {
-    NoSuchLease,
-    Other(Error),
-}
-
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::NoSuchLease => Self::invalid("etcd does not know the lease"),
-            Fault::Other(error) => error,
-        }
-    }
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
-    }
-}
-
 type Token = MetadataValue<Ascii>;
 
 /// The cluster's servers, and where we stand with them.
@@ -117,25 +95,6 @@ impl std::fmt::Debug for Link {
             .field("address", &self.service.address)
             .finish_non_exhaustive()
     }
-}
-
-/// What to do after a failed attempt.
-enum Verdict {
-    /// The token is no longer good; nothing was done.
-    LogIn,
-    /// The server could not be reached or cannot serve.
-    Elsewhere {
-        done: Done,
-        why: String,
-    },
-    Final(Fault),
-}
-
-/// Whether a failed attempt may have been carried out.
-#[derive(PartialEq, Eq)]
-enum Done {
-    No,
-    Perhaps,
 }
 
 impl Link {
@@ -294,7 +253,7 @@ impl Link {
                     self.out.store(false, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Ok(Err(status)) => self.judge(&status),
+                Ok(Err(status)) => judge(&status, &self.service),
                 Err(_) => {
                     let fresh = self.endpoints[server].connect_lazy();
                     enter(&self.channels)[server] = fresh;
@@ -383,80 +342,13 @@ impl Link {
             Ok(answer) => answer,
             // Harmless, and it happens when an operator switches authentication on: users come first.
             Err(status) if status.message().contains("authentication is not enabled") => return Ok(None),
-            Err(status) => return Err(self.judge(&status)),
+            Err(status) => return Err(judge(&status, &self.service)),
         };
         let token = Token::try_from(answer.token)
             .map_err(|_| Verdict::Final(self.service.refuses("it gave a malformed token").into()))?;
         *enter(&self.token) = Some(token.clone());
         Ok(Some(token))
     }
-
-    /// What a refusal means. The texts are etcd's; its codes alone are ambiguous.
-    fn judge(&self, status: &Status) -> Verdict {
-        let text = status.message();
-        let says = |part: &str| text.contains(part);
-        let fault = match status.code() {
-            _ if says("invalid auth token")
-                || says("user name is empty")
-                || says("revision of auth store is old") =>
-            {
-                return Verdict::LogIn;
-            }
-            _ if says("authentication failed") => self.service.refuses(text).into(),
-            Code::Unauthenticated | Code::PermissionDenied => self.service.refuses(text).into(),
-            Code::NotFound if says("lease") => Fault::NoSuchLease,
-            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
-                Error::invalid(text).into()
-            }
-            Code::ResourceExhausted if says("space exceeded") => self
-                .service
-                .unavailable("is full: compact and defragment it, then disarm its alarm")
-                .into(),
-            Code::Unimplemented => self
-                .service
-                .unavailable("is too old: 3.4 or later is needed")
-                .into(),
-            _ => {
-                let done = if was_not_sent(status) || says("no leader") || says("too many requests") {
-                    Done::No
-                } else {
-                    Done::Perhaps
-                };
-                let why = match status.source() {
-                    Some(source) => format!("cannot be reached: {}", chain(source)),
-                    None => format!("cannot serve: {text}"),
-                };
-                return Verdict::Elsewhere { done, why };
-            }
-        };
-        Verdict::Final(fault)
-    }
-}
-
-/// The connection failed before the question was on it.
-fn was_not_sent(status: &Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The revision of the store when it answered.

@@ -7,6 +7,7 @@
 //! Not here: which server is asked, and when again (`link.rs`); how a watch goes on (`watch.rs`).
 
 mod link;
+mod verdict;
 mod watch;
 
 /// The messages of `proto/etcd.proto`.
@@ -20,9 +21,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use self::link::{Fault, Link, Method};
+use self::link::{Link, Method};
 use self::proto::compare::{CompareResult, CompareTarget, TargetUnion};
 use self::proto::{request_op, response_op};
+use self::verdict::Fault;
 use super::check::check;
 use super::{Compare, ConfigKv, Expect, KeyValue, LeaseId, Listing, Op, Revision, Txn, TxnOutcome, Watch};
 use crate::address::Address;
