@@ -11,6 +11,7 @@ mod fuzz;
 mod generate;
 mod packages;
 mod report;
+mod services;
 mod shell;
 mod test;
 

@@ -7,6 +7,7 @@
 //! Not here: what is cached or said, retries, deadlines (callers wrap waits in their own).
 
 mod memory;
+mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 
 pub use memory::MemoryBroker;
+pub use redis::RedisBroker;
 
 use crate::{Result, Terminal};
 
@@ -149,19 +151,29 @@ pub trait Broker: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug 
 
 impl<T: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug> Broker for T {}
 
-/// Opens the broker at `uri`: `memory:`, which this process alone sees.
+/// Opens the broker at `uri`:
+///
+/// * `memory:`: this process alone sees it.
+/// * `redis://[[user]:password@]host[:port][?timeout=3]`, or `rediss://…[?ca=/path.pem]` with TLS: user and password
+///   percent-encoded; `timeout` in seconds for every call; `ca` in place of the system's authorities. The server is not
+///   asked yet, because the broker may be absent at any time: calls tell.
 ///
 /// # Errors
-/// [`Terminal::Address`] for any other address.
-#[expect(clippy::unused_async, reason = "brokers on a network connect here")]
+/// [`Terminal::Address`] for any other or malformed address.
+#[expect(
+    clippy::unused_async,
+    reason = "callers wait for every service in the same way"
+)]
 pub async fn open(uri: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Broker>> {
     if uri == "memory:" {
         return Ok(Arc::new(MemoryBroker::new(clock)));
     }
-    let why = if uri.starts_with("redis://") || uri.starts_with("rediss://") {
-        "redis:// is not available yet as a broker; use memory:".to_owned()
-    } else {
-        format!("{uri:?} is not the address of a broker; use memory:")
-    };
-    Err(Terminal::Address(why).into())
+    match uri.split_once("://") {
+        Some((scheme @ ("redis" | "rediss"), rest)) => Ok(Arc::new(RedisBroker::new(scheme, rest)?)),
+        // Not the address itself: there may be a password in it.
+        _ => Err(Terminal::Address(
+            "not the address of a broker; use redis://host:port, rediss://host:port or memory:".to_owned(),
+        )
+        .into()),
+    }
 }
