@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bai_proto::runner::{Frame, Record, Request};
 use bai_proto::sandbox::{GO, Limits, Network, SandboxReport, SandboxSpec};
+use nix::poll::{PollFd, PollFlags, poll};
 
 /// Whoever starts the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,8 +365,20 @@ impl Session {
             next(&mut self.stream),
             Record::Stdout(_) | Record::WaitingInput { .. }
         ) {}
-        self.send(&Request::Interrupt);
+        self.interrupt_now();
         follow(&mut self.stream, &[])
+    }
+
+    /// Interrupts what runs, as users do: again if nothing happens, because a shell that is just starting a program may
+    /// miss the signal.
+    pub fn interrupt_now(&mut self) {
+        loop {
+            self.send(&Request::Interrupt);
+            let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut polled, 2000u16).expect("polled") > 0 {
+                return;
+            }
+        }
     }
 
     pub fn complete(&mut self, request: &str) -> String {

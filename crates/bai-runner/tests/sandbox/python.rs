@@ -299,8 +299,8 @@ fn an_interpreter_that_dies_is_replaced() {
         assert!(session.code("x").err.contains("NameError"));
     }
     // Even while nothing runs.
-    session.code("import os, threading, time\ndef die():\n    time.sleep(0.05)\n    os._exit(4)\nthreading.Thread(target=die).start()");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    session.code("import os, threading, time\nopen('pid', 'w').write(str(os.getpid()))\ndef die():\n    time.sleep(0.05)\n    os._exit(4)\nthreading.Thread(target=die).start()");
+    session.ok("while [ -e /proc/$(cat pid)/exe ]; do sleep 0.01; done");
     let said = session.code("6 * 7");
     assert_eq!((said.out.as_str(), said.code), ("42", Some(0)));
     assert!(said.err.contains("exited with code 4"), "{said:?}");
