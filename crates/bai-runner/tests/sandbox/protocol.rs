@@ -151,7 +151,8 @@ fn more_steps_than_fit_are_refused_and_not_waited_for() {
             other => panic!("{other:?}"),
         }
     }
-    assert!((130..=136).contains(&refused), "{refused}");
+    // The first one runs, or is about to.
+    assert!((136..=137).contains(&refused), "{refused}");
 }
 
 #[test]
