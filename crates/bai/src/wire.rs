@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
-use bai_agent::{Agent, AgentOptions};
+use bai_agent::{Agent, AgentOptions, Images};
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
@@ -129,7 +129,7 @@ impl Stack {
             random.clone(),
             events,
         );
-        agent_options.only_image = options.only_image.clone();
+        agent_options.images = Images::of_host(options.only_image.clone());
         let agent = Agent::start(agent_options)
             .await
             .context("cannot start the agent")?;
