@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
+use crate::image::Catalogue;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -48,7 +49,7 @@ pub struct ManagerOptions {
 pub struct Manager {
     pub(crate) store: Store,
     pub(crate) config: Config,
-    pub(crate) registries: bai_registry::Options,
+    pub(crate) catalogue: Catalogue,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -72,8 +73,8 @@ impl Manager {
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
         let manager = Arc::new(Self {
             store: options.store,
+            catalogue: Catalogue::new(options.config.clone(), options.registries),
             config: options.config,
-            registries: options.registries,
             broker: options.broker,
             clock: options.clock,
             random: options.random,

@@ -82,6 +82,11 @@ impl Http {
             Trust::Anybody => builder().tls_danger_accept_invalid_certs(true).build(),
             Trust::SystemAnd(pem) => {
                 let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(unusable)?;
+                if certificates.is_empty() {
+                    return Err(Cause::Settings(
+                        "the file of its authorities holds no certificate in PEM".to_owned(),
+                    ));
+                }
                 // A machine without authorities of its own still has these.
                 builder()
                     .tls_certs_merge(certificates.clone())
@@ -169,19 +174,23 @@ impl Http {
     }
 }
 
-/// Follows a few redirects. That credentials do not go to another host, port or scheme is the library's rule; that
-/// nothing goes from an encrypted connection to an open one is ours.
 fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    let was_secure = attempt
-        .previous()
-        .last()
-        .is_some_and(|url| url.scheme() == "https");
-    if attempt.previous().len() > MAX_REDIRECTS {
-        attempt.error("too many redirects")
-    } else if was_secure && attempt.url().scheme() != "https" {
-        attempt.error("redirects from https to an open connection")
+    match check_redirect(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(reason) => attempt.error(reason),
+    }
+}
+
+/// Whether to go on to `next`. That credentials do not go to another host, port or scheme is the library's rule; that
+/// nothing goes from an encrypted connection to an open one is ours.
+fn check_redirect(previous: &[Url], next: &Url) -> Result<(), &'static str> {
+    let was_secure = previous.last().is_some_and(|url| url.scheme() == "https");
+    if previous.len() > MAX_REDIRECTS {
+        Err("too many redirects")
+    } else if was_secure && next.scheme() != "https" {
+        Err("redirects from https to an open connection")
     } else {
-        attempt.follow()
+        Ok(())
     }
 }
 
@@ -218,6 +227,26 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redirects_do_not_leave_encryption() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let check = |previous: &str, next: &str| check_redirect(&[url(previous)], &url(next));
+        assert!(check("https://a/", "https://b/").is_ok());
+        assert!(check("http://a/", "https://b/").is_ok());
+        assert!(check("http://a/", "http://b/").is_ok());
+        assert!(check("https://a/", "http://a/").is_err());
+    }
+
+    #[test]
+    fn authorities_without_a_certificate_are_refused() {
+        let options = Options {
+            trust: Trust::SystemAnd("nothing".to_owned()),
+            ..Options::default()
+        };
+        let base = Url::parse("https://a/").unwrap();
+        assert!(matches!(Http::new(&options, &base), Err(Cause::Settings(_))));
+    }
 
     #[test]
     fn waits_are_seconds_or_dates() {

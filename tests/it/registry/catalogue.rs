@@ -51,7 +51,11 @@ fn keypair(role: UserRole) -> Actor {
 
 #[tokio::test]
 async fn superadmins_change_images_and_everybody_sees_them() {
+    /// Servers run operations on any thread.
+    fn is_send(_: &impl Send) {}
     let (catalogue, _) = catalogue().await;
+    let (everything, nobody) = (Rescan::default(), system());
+    is_send(&catalogue.image_rescan(&nobody, &everything, &|_| {}));
     for (actor, may_change, may_see) in [
         (Actor::System("test"), true, true),
         (keypair(UserRole::Superadmin), true, true),

@@ -1,4 +1,6 @@
-use bai_core::image::{Catalogue, ImageChange, Rescan};
+use std::sync::Mutex;
+
+use bai_core::image::{Catalogue, ImageChange, Rescan, RescanEvent};
 use bai_model::image_ref::quote;
 use bai_registry::{Options, Trust};
 use bai_testkit::services::registry::{Access, DOCKER, DOCKER_LIST, OCI, OCI_INDEX, Tls};
@@ -303,6 +305,50 @@ async fn private_registries_with_certificates_of_their_own_are_let_in_as_configu
             (expected, error) => panic!("{error:?} instead of {expected:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_registry_that_goes_away_is_given_up_and_the_catalogue_keeps_what_it_had() {
+    let Some(site) = Site::start().await else { return };
+    for tag in 0..60 {
+        site.pusher
+            .image("lablup/python", Some(&tag.to_string()), DOCKER, &kernel())
+            .await
+            .unwrap();
+    }
+    site.rescan().await;
+    let known = site.images().await;
+    site.config
+        .put("images/cr.test/lablup%2Fpython/0", "sha256:older")
+        .await
+        .unwrap();
+    let Site { config, registry, .. } = site;
+    let registry = Mutex::new(registry);
+    let options = Options {
+        attempts: 1,
+        ..options()
+    };
+    let catalogue = Catalogue::new(config.clone(), options);
+    let stop_when_listed = |event: RescanEvent<'_>| {
+        if matches!(event, RescanEvent::Listed { images: 60, .. }) {
+            registry.lock().unwrap().stop();
+        }
+    };
+    let summary = catalogue
+        .image_rescan(&system(), &Rescan::default(), &stop_when_listed)
+        .await
+        .unwrap();
+    let [scan] = summary.registries.as_slice() else {
+        panic!("{summary:?}")
+    };
+    assert_eq!(scan.failed, 32);
+    let error = scan.error.as_deref().unwrap();
+    assert!(
+        error.contains("given up after 32 images in a row could not be reached"),
+        "{error}"
+    );
+    let images = config.prefix("images/").await.unwrap();
+    assert!(images.iter().all(|(key, _)| known.contains_key(key)) && images.len() == known.len());
 }
 
 #[tokio::test]

@@ -113,18 +113,18 @@ fn check_known(op: &Op) -> Result<()> {
 
 impl Manager {
     /// What administrators do to images.
-    pub fn catalogue(&self) -> Catalogue {
-        Catalogue::new(self.config.clone(), self.registries.clone())
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
     }
 
     /// As [`Catalogue::resolve`].
     pub(crate) async fn resolve_image(&self, text: &str) -> Result<ImageRef> {
-        self.catalogue().resolve(text).await
+        self.catalogue.resolve(text).await
     }
 
     /// What the catalogue says of `reference`; `None` when it does not have it.
     pub(crate) async fn image(&self, reference: ImageRef, types: &SlotTypes) -> Result<Option<Image>> {
-        let Some(record) = self.catalogue().record(&reference).await? else {
+        let Some(record) = self.catalogue.record(&reference).await? else {
             return Ok(None);
         };
         let mut minimum = ResourceSlot::default();
@@ -173,7 +173,7 @@ impl Manager {
     /// stays as it is.
     pub(crate) async fn register_agent_images(&self, images: &[AgentImage]) -> Result<()> {
         let mut entries: Vec<(String, String)> = Vec::new();
-        let registries = self.catalogue().known_registries().await?;
+        let registries = self.catalogue.known_registries().await?;
         for image in images {
             let reference = match ImageRef::parse(&image.canonical, &registries) {
                 Ok(reference) => reference,

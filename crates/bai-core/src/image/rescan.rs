@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bai_backplane::config::Config;
 use bai_backplane::kv::{MAX_TXN_OPS, Txn};
 use bai_model::ImageRef;
 use bai_model::image_ref::{quote, unquote};
@@ -138,7 +139,8 @@ type Progress<'p> = &'p (dyn Fn(RescanEvent<'_>) + Send + Sync);
 
 impl Catalogue {
     /// Looks at every image of one registry or of all, and writes what sessions can run into the catalogue. What fails is
-    /// reported for the image or registry that it is about, and stops nothing else. For superadmins.
+    /// reported for the image or registry that it is about, and stops nothing else; nothing is logged, the caller tells.
+    /// For superadmins.
     ///
     /// # Errors
     /// [`Error::Forbidden`] for others; [`Error::InvalidParameters`] when nothing of that name is configured;
@@ -221,7 +223,7 @@ impl Catalogue {
         let stored: Arc<BTreeMap<String, String>> =
             Arc::new(self.config.prefix(&prefix).await?.into_iter().collect());
         let mut outcomes = stream::iter(images)
-            .map(|(repository, tag)| look(self.clone(), Arc::clone(&stored), repository, tag, dry_run))
+            .map(|(repository, tag)| look(self.config.clone(), Arc::clone(&stored), repository, tag, dry_run))
             .buffer_unordered(IMAGES);
         let mut unreachable = 0;
         loop {
@@ -252,44 +254,6 @@ impl Catalogue {
                     return Ok(scan);
                 }
             }
-        }
-    }
-
-    /// Writes an image so that no reader sees a part of it: in one transaction, or where it has more labels than one
-    /// takes, with the digest, which makes it exist, in the last. Says what it did, or would do.
-    async fn write(
-        &self,
-        reference: &ImageRef,
-        image: &bai_registry::Image,
-        stored: &BTreeMap<String, String>,
-        dry_run: bool,
-    ) -> Result<ImageChange> {
-        let path = reference.tag_path();
-        let wanted = entries(reference, image);
-        let puts = wanted
-            .iter()
-            .filter(|(key, value)| stored.get(*key) != Some(value) && **key != path)
-            .map(|(key, value)| (key, Some(value)));
-        let stale = stale(&path, &wanted, stored);
-        let mut ops: Vec<(&String, Option<&String>)> =
-            puts.chain(stale.into_iter().map(|key| (key, None))).collect();
-        if ops.is_empty() && stored.get(&path) == Some(&image.digest) {
-            return Ok(ImageChange::Unchanged);
-        }
-        ops.push((&path, Some(&image.digest)));
-        if !dry_run {
-            for chunk in ops.chunks(MAX_TXN_OPS) {
-                let txn = chunk.iter().fold(Txn::new(), |txn, (key, value)| match value {
-                    Some(value) => txn.put(*key, *value),
-                    None => txn.delete(*key),
-                });
-                self.config.transact(txn).await?;
-            }
-        }
-        if stored.contains_key(&path) {
-            Ok(ImageChange::Updated)
-        } else {
-            Ok(ImageChange::Added)
         }
     }
 }
@@ -354,7 +318,7 @@ struct Looked {
 
 /// Looks at one image and writes it.
 async fn look(
-    catalogue: Catalogue,
+    config: Config,
     stored: Arc<BTreeMap<String, String>>,
     repository: Arc<Repository>,
     tag: String,
@@ -375,7 +339,6 @@ async fn look(
     let reference = match reference(registry, name, &tag) {
         Ok(reference) => reference,
         Err(reason) => {
-            tracing::warn!(image, reason, "skipping an image whose tag is malformed");
             return done(ImageChange::Malformed(reason), false);
         }
     };
@@ -383,15 +346,49 @@ async fn look(
         Ok(found) if found.labels.get(KERNEL_LABEL).is_none_or(String::is_empty) => {
             done(ImageChange::NoKernel, false)
         }
-        Ok(found) => done(
-            catalogue.write(&reference, &found, &stored, dry_run).await?,
-            false,
-        ),
+        Ok(found) => done(write(&config, &reference, &found, &stored, dry_run).await?, false),
         Err(error) => {
-            tracing::warn!(image, %error, "an image could not be looked at");
             let was_unreachable = matches!(error.cause, Cause::Unreachable(_) | Cause::TimedOut);
             done(ImageChange::Failed(error.to_string()), was_unreachable)
         }
+    }
+}
+
+/// Writes an image so that no reader sees a part of it: in one transaction, or where it has more labels than one
+/// takes, with the digest, which makes it exist, in the last. Says what it did, or would do.
+async fn write(
+    config: &Config,
+    reference: &ImageRef,
+    image: &bai_registry::Image,
+    stored: &BTreeMap<String, String>,
+    dry_run: bool,
+) -> Result<ImageChange> {
+    let path = reference.tag_path();
+    let wanted = entries(reference, image);
+    let puts = wanted
+        .iter()
+        .filter(|(key, value)| stored.get(*key) != Some(value) && **key != path)
+        .map(|(key, value)| (key, Some(value)));
+    let stale = stale(&path, &wanted, stored);
+    let mut ops: Vec<(&String, Option<&String>)> =
+        puts.chain(stale.into_iter().map(|key| (key, None))).collect();
+    if ops.is_empty() && stored.get(&path) == Some(&image.digest) {
+        return Ok(ImageChange::Unchanged);
+    }
+    ops.push((&path, Some(&image.digest)));
+    if !dry_run {
+        for chunk in ops.chunks(MAX_TXN_OPS) {
+            let txn = chunk.iter().fold(Txn::new(), |txn, (key, value)| match value {
+                Some(value) => txn.put(*key, *value),
+                None => txn.delete(*key),
+            });
+            config.transact(txn).await?;
+        }
+    }
+    if stored.contains_key(&path) {
+        Ok(ImageChange::Updated)
+    } else {
+        Ok(ImageChange::Added)
     }
 }
 

@@ -58,7 +58,8 @@ Examples:
         #[command(flatten)]
         output: Output,
     },
-    /// Set the least and the most of a slot that sessions of an image may have
+    /// Set the least and the most of a slot that sessions of an image may have. A rescan sets the least again where the
+    /// image has a label for it
     #[command(after_help = "\
 Examples:
   bai etcd set-image-resource-limit python:3.6 cpu 1:4
