@@ -8,6 +8,7 @@ pub mod agent;
 pub mod ambient;
 pub mod api;
 pub mod cast;
+pub mod services;
 
 pub use agent::FakeAgent;
 pub use api::{Answer, Api, Request};
