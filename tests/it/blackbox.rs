@@ -165,6 +165,40 @@ fn sessions_survive_their_server() {
 }
 
 #[test]
+fn a_run_ends_although_its_server_was_killed() {
+    let mut up = Up::start();
+    let mut client = command(&up.home)
+        .args(["run", "-q", "-t", "lasting", "python", "-c"])
+        .arg("import os\nopen('begun', 'w').close()\nwhile not os.path.exists('gate'): pass\nopen('done', 'w').close()")
+        .envs(up.settings.clone())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let scratch = up.home.path().join("data/scratch");
+    let kernel = || {
+        fs::read_dir(&scratch)
+            .ok()?
+            .next()?
+            .ok()
+            .map(|entry| entry.path())
+    };
+    up.wait_for("the run", |_| {
+        kernel().is_some_and(|kernel| kernel.join("work/begun").exists())
+    });
+    let mut up = Up::start_in(up.stop("-KILL"));
+    client.wait().unwrap();
+    let kernel = kernel().unwrap();
+    assert!(kernel.join("active-run").exists());
+    fs::write(kernel.join("work/gate"), "").unwrap();
+    up.wait_for("the run's end", |_| {
+        kernel.join("work/done").exists() && !kernel.join("active-run").exists()
+    });
+    // The end of that run is not taken for the end of the next one.
+    let next = up.run(&["python", "-q", "-t", "lasting", "--rm", "-c", "print('next')"]);
+    assert_eq!(stdout(&next), "next\n");
+}
+
+#[test]
 fn one_directory_has_one_server() {
     let up = Up::start();
     let second = command(&up.home)

@@ -53,7 +53,7 @@ pub fn processes_of(folder: &Path) -> Vec<String> {
 pub struct Up {
     child: Child,
     pub home: TempDir,
-    settings: Vec<(String, String)>,
+    pub settings: Vec<(String, String)>,
 }
 
 impl Up {
@@ -94,7 +94,7 @@ impl Up {
     }
 
     /// Waits for a condition, for at most half a minute.
-    fn wait_for(&mut self, what: &str, is_met: impl Fn(&Self) -> bool) {
+    pub fn wait_for(&mut self, what: &str, is_met: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !is_met(self) {
             let ended = self.child.try_wait().unwrap();

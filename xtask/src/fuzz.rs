@@ -58,13 +58,17 @@ fn build(tally: &mut Tally) -> Result<bool> {
         tally.skip("fuzzers", "there is no C++ compiler");
         return Ok(false);
     }
+    // The versions of the workspace, to which cargo adds what only the fuzzers need.
+    fs::copy(
+        shell::root().join("Cargo.lock"),
+        shell::root().join("fuzz/Cargo.lock"),
+    )?;
     // With an explicit target the flags do not reach build scripts, which have no fuzzer to report to.
     let target = host();
     let mut build = shell::cargo();
     build.args([
         "build",
         "--quiet",
-        "--locked",
         "--manifest-path",
         "fuzz/Cargo.toml",
         "--target",

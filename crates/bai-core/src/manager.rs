@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
+use crate::image::Catalogue;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -36,6 +37,8 @@ const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 pub struct ManagerOptions {
     pub store: Store,
     pub config: Config,
+    /// How image registries are talked to.
+    pub registries: bai_registry::Options,
     pub broker: Arc<dyn Broker>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -46,6 +49,7 @@ pub struct ManagerOptions {
 pub struct Manager {
     pub(crate) store: Store,
     pub(crate) config: Config,
+    pub(crate) catalogue: Catalogue,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -69,6 +73,7 @@ impl Manager {
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
         let manager = Arc::new(Self {
             store: options.store,
+            catalogue: Catalogue::new(options.config.clone(), options.registries),
             config: options.config,
             broker: options.broker,
             clock: options.clock,
@@ -161,25 +166,9 @@ impl Manager {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The slot types of the cluster (`data-model.md` 10.1).
+    /// As [`slot_types`].
     pub(crate) async fn slot_types(&self) -> Result<SlotTypes> {
-        const PREFIX: &str = "config/resource_slots/";
-        let mut types = SlotTypes::intrinsic();
-        for (key, unit) in self.config.prefix(PREFIX).await? {
-            let Some(name) = key.strip_prefix(PREFIX) else {
-                continue;
-            };
-            match unit.as_str() {
-                "count" => types.insert(name, SlotUnit::Count),
-                "bytes" => types.insert(name, SlotUnit::Bytes),
-                other => tracing::warn!(
-                    slot = name,
-                    unit = other,
-                    "ignoring a slot type with an unknown unit"
-                ),
-            }
-        }
-        Ok(types)
+        slot_types(&self.config).await
     }
 
     /// Asks the reconcilers to look now.
@@ -220,4 +209,25 @@ impl Manager {
             }
         }
     }
+}
+
+/// The slot types of the cluster (`data-model.md` 10.1).
+pub(crate) async fn slot_types(config: &Config) -> Result<SlotTypes> {
+    const PREFIX: &str = "config/resource_slots/";
+    let mut types = SlotTypes::intrinsic();
+    for (key, unit) in config.prefix(PREFIX).await? {
+        let Some(name) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
+        match unit.as_str() {
+            "count" => types.insert(name, SlotUnit::Count),
+            "bytes" => types.insert(name, SlotUnit::Bytes),
+            other => tracing::warn!(
+                slot = name,
+                unit = other,
+                "ignoring a slot type with an unknown unit"
+            ),
+        }
+    }
+    Ok(types)
 }

@@ -124,6 +124,7 @@ impl Api {
         let manager = Manager::start(ManagerOptions {
             store: store.clone(),
             config: config.clone(),
+            registries: bai_registry::Options::default(),
             broker,
             clock: clock.clone(),
             random: random.clone(),

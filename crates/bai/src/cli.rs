@@ -34,6 +34,8 @@ enum Command {
     Up(cmd::up::Args),
     /// Print the settings that point clients at the server of this machine
     Env(cmd::env::Args),
+    /// Look at and change what a server is configured with: images, aliases, registries
+    Etcd(cmd::etcd::Args),
     /// Print a new random keypair
     GenKeypair(cmd::gen_keypair::Args),
 }
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
             Command::Run(args) => cmd::run::run(*args).await,
             Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Etcd(args) => cmd::etcd::run(args).await,
             Command::GenKeypair(args) => cmd::gen_keypair::run(&args).map(|()| ExitCode::SUCCESS),
         }
     });

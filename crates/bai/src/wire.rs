@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
-use bai_agent::{Agent, AgentOptions};
+use bai_agent::{Agent, AgentOptions, Images};
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
@@ -29,6 +29,8 @@ use crate::system::{SystemClock, SystemRandom};
 
 /// Namespace of the configuration store's keys.
 const NAMESPACE: &str = "local";
+/// The embedded configuration store, in the data directory.
+const CONFIG_FILE: &str = "config.db";
 /// Events of an agent that may wait for the manager.
 const EVENT_BACKLOG: usize = 1024;
 
@@ -86,7 +88,7 @@ impl Stack {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
 
-        let (database, config) = backends(&options);
+        let (database, config_uri) = backends(&options);
         let store = Store::open(&database)
             .await
             .with_context(|| format!("cannot open the database {database}"))?;
@@ -100,13 +102,12 @@ impl Stack {
         } else {
             None
         };
-        let kv = kv::open(&config, Arc::clone(&clock)).await;
-        let kv = kv.with_context(|| format!("cannot open the configuration store {config}"))?;
-        let config = Config::new(kv, NAMESPACE);
+        let config = open_config(&config_uri, Arc::clone(&clock)).await?;
         let broker = broker::open("memory:", Arc::clone(&clock)).await?;
         let manager = Manager::start(ManagerOptions {
             store,
             config,
+            registries: bai_registry::Options::default(),
             broker,
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
@@ -129,7 +130,7 @@ impl Stack {
             random.clone(),
             events,
         );
-        agent_options.only_image = options.only_image.clone();
+        agent_options.images = Images::of_host(options.only_image.clone());
         let agent = Agent::start(agent_options)
             .await
             .context("cannot start the agent")?;
@@ -177,6 +178,28 @@ impl Stack {
     }
 }
 
+/// The configuration of the server whose data is in `data_dir`, while that server does not run: the file belongs to one
+/// process at a time.
+///
+/// # Errors
+/// When no server ever ran there, or the file cannot be opened.
+pub async fn open_embedded_config(data_dir: &Path) -> Result<Config> {
+    let file = data_dir.join(CONFIG_FILE);
+    if !file.exists() {
+        bail!(
+            "{} has no configuration store; start a server there with `bai up`, or name another directory with --data-dir",
+            data_dir.display()
+        );
+    }
+    open_config(&format!("embedded://{}", file.display()), Arc::new(SystemClock)).await
+}
+
+async fn open_config(uri: &str, clock: Arc<dyn Clock>) -> Result<Config> {
+    let kv = kv::open(uri, clock).await;
+    let kv = kv.with_context(|| format!("cannot open the configuration store {uri}"))?;
+    Ok(Config::new(kv, NAMESPACE))
+}
+
 /// The addresses of the databases.
 fn backends(options: &StackOptions) -> (String, String) {
     if options.ephemeral {
@@ -185,7 +208,7 @@ fn backends(options: &StackOptions) -> (String, String) {
     let file = |name: &str| options.data_dir.join(name).display().to_string();
     (
         format!("sqlite://{}", file("bai.db")),
-        format!("embedded://{}", file("config.db")),
+        format!("embedded://{}", file(CONFIG_FILE)),
     )
 }
 

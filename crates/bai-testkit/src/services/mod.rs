@@ -10,6 +10,8 @@ mod guardian;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
+#[cfg(feature = "api")]
+pub mod registry;
 mod server;
 pub mod tls;
 

@@ -43,7 +43,8 @@ pub async fn run(args: Args) -> Result<()> {
         .mode(0o700)
         .create(&data_dir);
     made.with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let _lock = lock(&data_dir)?;
+    let hint = "another server uses this directory; stop it or choose another one with --data-dir";
+    let _lock = lock(&data_dir, hint)?;
     // Before anything can take long: a signal during the start must not be lost.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -85,8 +86,8 @@ fn greet(stack: &Stack, data_dir: &Path) {
     );
 }
 
-/// Takes the data directory for this process.
-fn lock(data_dir: &Path) -> Result<fs::File> {
+/// Takes the data directory for this process; when another one has it, `hint` says what to do.
+pub(super) fn lock(data_dir: &Path, hint: &'static str) -> Result<fs::File> {
     let path = data_dir.join("lock");
     let file = fs::File::options()
         .create(true)
@@ -94,7 +95,6 @@ fn lock(data_dir: &Path) -> Result<fs::File> {
         .write(true)
         .open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-    let hint = "another server uses this directory; stop it or choose another one with --data-dir";
     file.try_lock()
         .with_context(|| format!("{}: {hint}", data_dir.display()))?;
     Ok(file)
