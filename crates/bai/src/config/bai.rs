@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Address;
 use super::section::Problems;
 use super::value::{HostPort, absolute_path, address, boolean, seconds};
-use super::Address;
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -36,7 +36,10 @@ pub struct Bai {
 impl Bai {
     pub(super) fn read(problems: &mut Problems<'_>) -> Option<Self> {
         let mut section = problems.section("bai", false);
-        let database = section.filled("database", address(&["postgres://", "postgresql://", "sqlite:///"]));
+        let database = section.filled(
+            "database",
+            address(&["postgres://", "postgresql://", "sqlite:///"]),
+        );
         let config_store = section.filled("config-store", address(&["etcd://", "embedded:///"]));
         let broker = section.filled("broker", address(&["redis://", "rediss://", "memory:"]));
         let start_timeout = section.or("start-timeout", 60.0, seconds(0.0));

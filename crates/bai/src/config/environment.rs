@@ -73,16 +73,8 @@ const VARIABLES: &[(&str, &str, Form)] = &[
         Form::Opposite,
     ),
     ("BACKEND_LOG_FILE", "logging.file.path", Form::LogFile),
-    (
-        "BACKEND_LOG_FILE_COUNT",
-        "logging.file.backup-count",
-        Form::Text,
-    ),
-    (
-        "BACKEND_LOG_FILE_SIZE",
-        "logging.file.rotation-size",
-        Form::Text,
-    ),
+    ("BACKEND_LOG_FILE_COUNT", "logging.file.backup-count", Form::Text),
+    ("BACKEND_LOG_FILE_SIZE", "logging.file.rotation-size", Form::Text),
 ];
 
 /// What an address is while only its host or port is given.
@@ -92,10 +84,7 @@ const DEFAULTS: &[(&str, &str, &str)] = &[
 ];
 
 /// Puts the variables that are set into `table`, and says which set which key.
-pub(super) fn overlay(
-    table: &mut Table,
-    environment: &Environment,
-) -> BTreeMap<&'static str, &'static str> {
+pub(super) fn overlay(table: &mut Table, environment: &Environment) -> BTreeMap<&'static str, &'static str> {
     let mut origins = BTreeMap::new();
     for (variable, key, form) in VARIABLES {
         let Some(text) = environment.get(variable) else {
@@ -117,9 +106,7 @@ pub(super) fn overlay(
                     .parent()
                     .filter(|folder| !folder.as_os_str().is_empty())
                     .map_or_else(|| ".".to_owned(), |folder| folder.display().to_string());
-                let name = path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned());
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
                 set(table, key, Value::String(folder));
                 set(
                     table,
@@ -140,9 +127,7 @@ fn set(table: &mut Table, key: &str, value: Value) {
     };
     let mut table = table;
     for parent in parents.split('.') {
-        let entry = table
-            .entry(parent)
-            .or_insert_with(|| Value::Table(Table::new()));
+        let entry = table.entry(parent).or_insert_with(|| Value::Table(Table::new()));
         match entry {
             Value::Table(inner) => table = inner,
             // Not a table: found wrong when it is read.

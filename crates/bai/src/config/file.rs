@@ -57,7 +57,9 @@ impl Source {
         let read = file.take(MAX_SIZE + 1).read_to_string(&mut text);
         read.map_err(|error| failed(format!("cannot be read: {error}")))?;
         if text.len() as u64 > MAX_SIZE {
-            return Err(failed("is larger than 1 MiB, which no configuration is".to_owned()));
+            return Err(failed(
+                "is larger than 1 MiB, which no configuration is".to_owned(),
+            ));
         }
         let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error

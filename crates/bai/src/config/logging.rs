@@ -14,12 +14,9 @@ pub struct Logging {
     pub level: Level,
     /// Levels of parts of the program. Of the original's names only `""` and `ai.backend` say something here: all of it.
     pub pkg_ns: BTreeMap<String, Level>,
-    #[serde(skip)]
-    pub to_console: bool,
-    #[serde(skip)]
-    pub to_file: bool,
     drivers: Vec<Driver>,
     pub console: Console,
+    /// There when the driver is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<File>,
 }
@@ -115,10 +112,9 @@ impl Logging {
                  the file or the journal",
             );
         }
-        let to_file = drivers.contains(&Driver::File);
         let pkg_ns = read_levels(problems);
         let console = read_console(problems);
-        let file = if to_file {
+        let file = if drivers.contains(&Driver::File) {
             Some(read_file(problems)?)
         } else {
             None
@@ -126,12 +122,15 @@ impl Logging {
         Some(Self {
             level,
             pkg_ns,
-            to_console: drivers.contains(&Driver::Console),
-            to_file,
             drivers,
             console,
             file,
         })
+    }
+
+    /// Whether stderr gets the log.
+    pub fn to_console(&self) -> bool {
+        self.drivers.contains(&Driver::Console)
     }
 }
 

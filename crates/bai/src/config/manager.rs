@@ -6,7 +6,9 @@ use serde::{Serialize, Serializer};
 use toml::Value;
 
 use super::section::{Problems, Section};
-use super::value::{self, HostPort, Read, boolean, existing_file, host_port, integer, list, path, seconds, text};
+use super::value::{
+    self, HostPort, Read, boolean, existing_file, host_port, integer, list, path, seconds, text,
+};
 use super::{Secret, bai};
 
 #[derive(Clone, Debug, Serialize)]

@@ -16,8 +16,8 @@ mod etcd;
 mod file;
 mod logging;
 mod manager;
-mod section;
 mod secret;
+mod section;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -55,17 +55,19 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.expose();
-        let masked = text.split_once("://").and_then(|(scheme, rest)| {
+        // Parameters may be passwords too.
+        let (text, parameters) = match self.0.expose().split_once('?') {
+            Some((text, _)) => (text, "?…"),
+            None => (self.0.expose(), ""),
+        };
+        let parts = text.split_once("://").and_then(|(scheme, rest)| {
             let (credentials, place) = rest.rsplit_once('@')?;
             let (user, _) = credentials.split_once(':')?;
-            // A parameter may be a password too.
-            let place = place.split('?').next().unwrap_or(place);
-            Some(format!("{scheme}://{user}:{MASK}@{place}"))
+            Some((scheme, user, place))
         });
-        match masked {
-            Some(masked) => f.write_str(&masked),
-            None => f.write_str(text.split('?').next().unwrap_or(text)),
+        match parts {
+            Some((scheme, user, place)) => write!(f, "{scheme}://{user}:{MASK}@{place}{parameters}"),
+            None => write!(f, "{text}{parameters}"),
         }
     }
 }

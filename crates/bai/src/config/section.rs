@@ -144,7 +144,10 @@ impl Section<'_, '_> {
     ) -> Option<T> {
         let is_there = self.table.is_some_and(|table| table.contains_key(key));
         if !is_there && !self.is_missing {
-            self.wrong(key, format!("is missing: add `{key} = {hint}` to [{}]", self.name));
+            self.wrong(
+                key,
+                format!("is missing: add `{key} = {hint}` to [{}]", self.name),
+            );
         }
         self.optional(key, read)
     }

@@ -39,9 +39,7 @@ impl HostPort {
     /// `host:port` or `[v6]:port`.
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = bracketed.unwrap_or(host);
         let is_named = !host.is_empty() && !host.contains(char::is_whitespace);
         // An address of IPv6 must say where it ends.
@@ -193,7 +191,9 @@ pub(super) fn seconds(least: f64) -> impl Fn(&Value) -> Read<f64> {
         };
         match number {
             Some(number) if (least..=MOST).contains(&number) => Ok(number),
-            _ => Err(format!("must be a number of seconds, at least {least}; it is {value}")),
+            _ => Err(format!(
+                "must be a number of seconds, at least {least}; it is {value}"
+            )),
         }
     }
 }
