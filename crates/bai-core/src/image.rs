@@ -10,6 +10,8 @@ use bai_proto::event::AgentImage;
 
 use crate::{Error, Manager, Result};
 
+/// Characters of `kernels.image`.
+const MAX_REFERENCE: usize = 512;
 /// Aliases may lead to aliases this many times.
 const MAX_ALIAS_HOPS: usize = 8;
 
@@ -30,6 +32,11 @@ impl Manager {
     /// # Errors
     /// [`Error::InvalidParameters`] for a malformed reference or aliases that lead in circles.
     pub(crate) async fn resolve_image(&self, text: &str) -> Result<ImageRef> {
+        if text.chars().count() > MAX_REFERENCE {
+            return Err(Error::invalid(format!(
+                "An image reference must have at most {MAX_REFERENCE} characters"
+            )));
+        }
         let mut text = text.to_owned();
         for _ in 0..=MAX_ALIAS_HOPS {
             let target = match self

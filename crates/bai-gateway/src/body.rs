@@ -1,5 +1,7 @@
 //! Request bodies within their limits, and the ordinary answers.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -13,17 +15,24 @@ use crate::pipeline::Answer;
 /// The largest body that is read whole (`http-api.md` 1.1). Uploads are streamed and have limits of their own.
 pub(crate) const MAX_BODY: usize = 1 << 20;
 
+/// How long a client may take to send a body that is read whole.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// The whole body.
 ///
 /// # Errors
-/// 400 when it is larger than allowed or breaks off.
-pub(crate) async fn read_whole(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) => {
+/// 400 when it is larger than [`MAX_BODY`], comes too slowly or breaks off. The texts are the original's where it has
+/// one: it says nothing of a body that is too large.
+pub(crate) async fn read_whole(body: Body) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => {
             tracing::debug!(%error, "a request body could not be read");
             Err(Problem::bad_request(None))
         }
+        Err(_) => Err(Problem::bad_request(Some(
+            "The body did not arrive in time; send it within two minutes",
+        ))),
     }
 }
 

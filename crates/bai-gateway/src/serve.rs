@@ -13,8 +13,9 @@ use tokio_util::task::TaskTracker;
 const MAX_CONNECTIONS: usize = 10_000;
 /// A request line and its headers must fit into this (the original allows 8190 bytes a line).
 const MAX_HEADER_BYTES: usize = 64 << 10;
-/// How long a client may take to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send its headers, and how long a connection is kept between requests (`http-api.md`
+/// 1.1).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long requests that are being served may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
