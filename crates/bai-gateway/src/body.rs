@@ -21,14 +21,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// The whole body.
 ///
 /// # Errors
-/// 400 when it is larger than [`MAX_BODY`], comes too slowly or breaks off. The texts are the original's where it has
-/// one: it says nothing of a body that is too large.
+/// 400 when it is larger than [`MAX_BODY`], comes too slowly or breaks off.
 pub(crate) async fn read_whole(body: Body) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a request body could not be read");
-            Err(Problem::bad_request(None))
+            Err(Problem::bad_request(Some(&format!(
+                "The body must arrive whole and have at most {MAX_BODY} bytes"
+            ))))
         }
         Err(_) => Err(Problem::bad_request(Some(
             "The body did not arrive in time; send it within two minutes",

@@ -120,10 +120,10 @@ impl Manager {
     }
 
     async fn session_owner(&self, owner: &AccessKey) -> Result<CredentialRow> {
-        let row = match owner.can_exist() {
-            true => self.store.reader().credential_by_access_key(owner).await?,
-            false => None,
-        };
+        if !owner.can_exist() {
+            return Err(Error::invalid("owner_access_key must be an access key"));
+        }
+        let row = self.store.reader().credential_by_access_key(owner).await?;
         row.filter(|row| row.keypair_is_active && row.user_is_active != Some(false))
             .filter(|row| row.domain_is_active != Some(false))
             .ok_or_else(|| Error::invalid(format!("Unknown or inactive owner access key: {owner}")))

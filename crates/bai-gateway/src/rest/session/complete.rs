@@ -9,7 +9,7 @@ use crate::error::Problem;
 use crate::pipeline::{Answer, Call};
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
-    let members = json_body(&mut call, false).await?;
+    let members = json_body(&mut call).await?;
     let code = text_member(&members, "code")?.unwrap_or_default();
     let options = options_member(&members)?;
     answer(call, code, Value::Object(options)).await

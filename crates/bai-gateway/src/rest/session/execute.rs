@@ -22,7 +22,7 @@ const MAX_RUN_ID: usize = 256;
 const RUN_ID_DIGITS: usize = 16;
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
-    let members = json_body(&mut call, false).await?;
+    let members = json_body(&mut call).await?;
     let request = if call.version == Major::V1 {
         let run_id =
             run_id(&members)?.unwrap_or_else(|| RunId::generate(call.gateway.random.as_ref(), RUN_ID_DIGITS));

@@ -8,7 +8,7 @@ use crate::error::Problem;
 use crate::pipeline::{Answer, Call};
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
-    let members = json_body(&mut call, true).await?;
+    let members = json_body(&mut call).await?;
     let path = text_member(&members, "path")?.unwrap_or_else(|| ".".to_owned());
     json(
         StatusCode::OK,

@@ -33,17 +33,17 @@ pub(super) fn session(call: &Call) -> SessionRef {
     }
 }
 
-/// A JSON object as the body ("style B"); what is wrong with it is told in the parser's words where `tell` is set.
-pub(super) async fn json_body(call: &mut Call, tell: bool) -> Result<Map<String, Value>, Problem> {
+/// A JSON object as the body ("style B"). What is wrong with it is told in the parser's words.
+pub(super) async fn json_body(call: &mut Call) -> Result<Map<String, Value>, Problem> {
     let body = call.body().await?.unwrap_or_default();
     let message = match serde_json::from_slice::<Value>(&body) {
         Ok(Value::Object(members)) => return Ok(members),
-        Ok(_) => "value is not a dict".to_owned(),
+        Ok(_) => "The body must be a JSON object".to_owned(),
         // The original's words for the commonest mistake.
         Err(_) if body.is_empty() => "Expecting value: line 1 column 1 (char 0)".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(Error::invalid(if tell { message } else { String::new() }).into())
+    Err(Error::invalid(message).into())
 }
 
 /// A text member of a JSON body; absent and null are nothing.
