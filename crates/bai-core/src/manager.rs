@@ -115,7 +115,7 @@ impl Manager {
         rpc: Arc<dyn AgentRpc>,
         mut events: mpsc::Receiver<AgentEvent>,
     ) {
-        self.lock_agents().insert(id.clone(), rpc);
+        self.lock_agents().insert(id.clone(), Arc::clone(&rpc));
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
@@ -132,7 +132,11 @@ impl Manager {
                     None => break,
                 }
             }
-            manager.lock_agents().remove(&id);
+            // The agent may have come back under its name meanwhile.
+            let mut agents = manager.lock_agents();
+            if agents.get(&id).is_some_and(|current| Arc::ptr_eq(current, &rpc)) {
+                agents.remove(&id);
+            }
         });
     }
 

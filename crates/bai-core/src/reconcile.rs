@@ -57,6 +57,18 @@ impl InFlight {
     }
 }
 
+/// Work that is known to be going on until this is dropped, by a panic too: else nobody would ever try again.
+struct Registered<'a> {
+    in_flight: &'a InFlight,
+    kernel: KernelId,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.in_flight.lock().remove(&self.kernel);
+    }
+}
+
 impl Manager {
     /// Carries out what the kernel's record asks for and waits for the outcome. Work that is already going on is waited
     /// for first: it may have been started for an earlier state.
@@ -88,11 +100,15 @@ impl Manager {
         drop(in_flight);
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
+            let registered = Registered {
+                in_flight: &manager.in_flight,
+                kernel,
+            };
             let outcome = manager
                 .work(kernel)
                 .await
                 .unwrap_or_else(|error| Outcome::Overtaken(error.to_string()));
-            manager.in_flight.lock().remove(&kernel);
+            drop(registered);
             // Nobody waiting is fine: the record holds the result.
             _ = sender.send(Some(outcome));
         });

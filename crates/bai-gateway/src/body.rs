@@ -61,3 +61,27 @@ pub(crate) fn empty(status: StatusCode) -> Answer {
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    async fn title(body: Body) -> String {
+        let answer = read_whole(body).await.expect_err("no body").into_answer();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8(body.to_vec()).expect("text")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_are_too_slow_or_too_large_are_refused() {
+        let never = stream::pending::<Result<Bytes, std::io::Error>>();
+        assert!(title(Body::from_stream(never)).await.contains("in time"));
+        let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 4096])));
+        assert!(title(Body::from_stream(endless)).await.contains("1048576 bytes"));
+        let whole = read_whole(Body::from(vec![0; MAX_BODY])).await.expect("a body");
+        assert_eq!(whole.len(), MAX_BODY);
+    }
+}

@@ -46,12 +46,12 @@ struct Gateway {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     stopping: CancellationToken,
-    /// An upload is gathered whole, up to 21 MiB, before anything of it is written.
+    /// An upload is gathered whole before anything of it is written: up to 42 MiB, what is parsed and what is not yet.
     uploads: Semaphore,
 }
 
 /// Uploads into sessions that are taken in at the same time; further ones wait.
-const UPLOADS_AT_ONCE: usize = 32;
+const UPLOADS_AT_ONCE: usize = 16;
 
 /// The whole API as a service.
 pub fn router(manager: Arc<Manager>, options: GatewayOptions) -> axum::Router {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, KernelStatus, ResourceSlot, SlotTypes};
 use bai_proto::agent::{AgentError, ServicePort};
+use bai_store::agent::AgentRow;
 use bai_store::kernel::{KernelRow, NewKernel};
 use bai_store::{Tx, credential::CredentialRow};
 
@@ -168,12 +169,16 @@ impl Manager {
     /// database decides: an agent that has not connected to this manager since its start is not lost, and its sessions
     /// go on.
     async fn ended_with_its_agent(&self, session: &KernelRow) -> Result<bool> {
+        let is_there = |agent: Option<AgentRow>| agent.is_some_and(|agent| !agent.status.is_gone());
+        if let Some(agent) = &session.agent
+            && is_there(self.store.reader().agent(agent).await?)
+        {
+            return Ok(false);
+        }
         let mut tx = self.store.begin().await?;
-        let agent = match &session.agent {
-            Some(agent) => tx.agent(agent).await?,
-            None => None,
-        };
-        if agent.is_some_and(|agent| !agent.status.is_gone()) {
+        if let Some(agent) = &session.agent
+            && is_there(tx.agent(agent).await?)
+        {
             return Ok(false);
         }
         tx.terminate_kernel(session.id, "agent-lost", self.clock.now(), None)

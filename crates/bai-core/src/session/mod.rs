@@ -86,6 +86,8 @@ pub struct SessionExecute {
 
 /// How long a call to an agent may take where `http-api.md` 4.8 names a time.
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a termination is waited for, with what must end before it.
+const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the completion of a name may take.
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -200,10 +202,12 @@ impl Manager {
         tx.set_kernel_status(row.id, &from, KernelStatus::Terminating, None)
             .await?;
         tx.commit().await?;
-        match self.carry_out(row.id).await {
-            Outcome::Done(stats) => Ok(stats),
-            Outcome::AgentFailed(error) => Err(Error::KernelDestructionFailed(error)),
-            Outcome::Overtaken(text) => Err(Error::Internal(text)),
+        match tokio::time::timeout(DESTRUCTION_DEADLINE, self.carry_out(row.id)).await {
+            Ok(Outcome::Done(stats)) => Ok(stats),
+            Ok(Outcome::AgentFailed(error)) => Err(Error::KernelDestructionFailed(error)),
+            Ok(Outcome::Overtaken(text)) => Err(Error::Internal(text)),
+            // The image is still being pulled, for example. The record stands, and the reconciler follows it.
+            Err(_) => Err(Error::KernelDestructionFailed(AgentError::Timeout)),
         }
     }
 
