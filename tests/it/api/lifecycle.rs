@@ -8,7 +8,7 @@ use bai_store::kernel::NewKernel;
 use bai_testkit::{Api, FakeAgent, Request, Role, cast};
 use serde_json::{Value, json};
 
-use super::{assert_clean, create, until, until_called};
+use super::{assert_clean, create, eventually, until, until_called};
 
 async fn execute(api: &Api, name: &str) -> u16 {
     let run = json!({ "runId": null, "mode": "query", "code": "print x" });
@@ -156,9 +156,7 @@ async fn a_client_that_leaves_gets_its_session_all_the_same() {
     let row = api.get(Role::User, "/kernel/leaves").await.json();
     assert_eq!(row["status"], "PREPARING");
     api.agent.hold_creations(false);
-    while api.agent.kernels().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    eventually("a kernel runs", || !api.agent.kernels().is_empty()).await;
     until(&api, api.agent.kernels()[0], KernelStatus::Running).await;
     assert_eq!(execute(&api, "leaves").await, 200);
     assert_clean(&api).await;
@@ -250,9 +248,7 @@ async fn a_session_of_a_lost_agent_makes_room_and_its_kernel_ends_when_the_agent
         .send(AgentEvent::InstanceHeartbeat(FakeAgent::info()))
         .await
         .unwrap();
-    while api.agent.kernels().contains(&old) {
-        tokio::task::yield_now().await;
-    }
+    eventually("the old kernel ends", || !api.agent.kernels().contains(&old)).await;
     assert_eq!(create(&api, Role::User, "lost").await[1]["created"], true);
     assert_clean(&api).await;
 }

@@ -56,9 +56,20 @@ pub async fn until(api: &Api, kernel: KernelId, status: KernelStatus) {
         .unwrap_or_else(|_| panic!("kernel {kernel} never became {status}"));
 }
 
+/// Waits until something is so.
+pub async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let reached = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let deadline = std::time::Duration::from_secs(30);
+    tokio::time::timeout(deadline, reached)
+        .await
+        .unwrap_or_else(|_| panic!("it never came to this: {what}"));
+}
+
 /// Waits until the agent was called.
 pub async fn until_called(api: &Api, call: &str) {
-    while !api.agent.calls().iter().any(|made| made == call) {
-        tokio::task::yield_now().await;
-    }
+    eventually(call, || api.agent.calls().iter().any(|made| made == call)).await;
 }
