@@ -18,6 +18,8 @@ const SERVICES: &[(&str, &str, &str)] = &[
     ("redis-server", "", "redis-server"),
     ("postgres", "/usr/lib/postgresql", "postgresql"),
     ("docker-registry", "", "docker-registry"),
+    // Makes the certificates of the others.
+    ("openssl", "", "openssl"),
 ];
 /// Debian asks this program before it starts a service; 101 means that it must not.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -4,7 +4,8 @@
 //! Invariants: nothing here is the truth; every caller must live with an empty broker at any moment. Each call is one
 //! atomic operation. Messages reach each subscriber in order, and one that was too slow is told so.
 //!
-//! Not here: what is cached or said, retries, deadlines (callers wrap waits in their own).
+//! Not here: what is cached or said, retries, and limits of waits for others ([`Locks::lock`], [`Streams::follow`]: callers
+//! wrap them in their own).
 
 mod memory;
 mod redis;
@@ -162,7 +163,7 @@ pub trait Heartbeats: Send + Sync {
     async fn forget(&self, member: &str) -> Result<()>;
 }
 
-/// All uses of one broker. All methods give [`crate::Error::Retryable`] when it cannot be reached. The names of cached
+/// All uses of one broker. All methods give a retryable error when it cannot be reached. The names of cached
 /// values, counters, rate windows, locks, channels, streams and members are separate spaces.
 pub trait Broker: Cache + Counters + Locks + PubSub + Streams + Heartbeats + std::fmt::Debug {}
 
