@@ -9,8 +9,8 @@ mod clients;
 mod deps;
 mod fuzz;
 mod generate;
-mod packages;
 mod report;
+mod services;
 mod shell;
 mod test;
 

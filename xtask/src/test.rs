@@ -11,7 +11,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 
 use crate::report::{Tally, say};
-use crate::{check, clients, fuzz, shell};
+use crate::{check, clients, fuzz, services, shell};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,6 +39,7 @@ pub fn run(args: &Args) -> Result<bool> {
     if shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))? {
         tally.pass();
         if sources {
+            services::install_missing();
             workspace(&mut tally)?;
         }
         if !args.no_clients {

@@ -3,6 +3,8 @@
 //! repeats.
 //!
 //! A test talks to it as a client does, with signed requests of one of the [`cast::Role`]s.
+//!
+//! [`services`] starts real servers from local binaries, for the tests of any crate.
 
 pub mod agent;
 pub mod ambient;

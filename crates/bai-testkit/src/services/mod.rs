@@ -1,4 +1,61 @@
-//! Real services, started by the test that needs them: on loopback, on a free port, with their data in its folder, and
-//! stopped with it. Where a program is missing the test says `SKIPPED`.
+//! Real servers for tests, started from local binaries on private ports and folders.
+//!
+//! Invariants: a server listens on loopback or on a unix socket only, runs as somebody unprivileged where it must, and
+//! ends with the process that started it, however that ends: each one is the child of a [`Guardian`].
+//!
+//! A server whose binaries are missing is a [`Missing`]; the test prints `SKIPPED: <what>, because <why>` and ends.
 
+pub mod etcd;
+mod guardian;
+pub mod proxy;
+pub mod redis;
 pub mod registry;
+mod server;
+pub mod tls;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use etcd::Etcd;
+pub use guardian::Guardian;
+pub use proxy::Proxy;
+pub use redis::Redis;
+pub use tls::Certificates;
+
+/// Why a server cannot be started on this machine.
+#[derive(Clone, Debug)]
+pub struct Missing(pub String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The executable of this name on `PATH` or below one of `also`.
+///
+/// # Errors
+/// [`Missing`], naming it.
+pub(crate) fn find_program(name: &str, also: &[PathBuf]) -> Result<PathBuf, Missing> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    also.iter()
+        .cloned()
+        .chain(std::env::split_paths(&path))
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+        .ok_or_else(|| Missing(format!("{name} is not installed")))
+}
+
+/// A port on loopback that nobody listens on at the moment.
+pub(crate) fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
+        .local_addr()?
+        .port())
+}
+
+/// The last lines of a log, for the message of a test that fails.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(10)..].join("\n")
+}
