@@ -195,7 +195,8 @@ impl Tx {
     }
 
     /// What a `SELECT` says to keep its rows from being changed or locked by others until the unit of work ends. SQLite has
-    /// one writer and needs nothing. Rows are locked in the order kernel, keypair, agent.
+    /// one writer and needs nothing. Rows are locked in the order keypair, kernel, agent, and several of a kind in the order of
+    /// their keys.
     pub(crate) fn for_update(&mut self) -> &'static str {
         self.on_postgres(" FOR NO KEY UPDATE")
     }
