@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::report::{Tally, say};
-use crate::shell;
+use crate::{services, shell};
 
 /// A published client and where it runs.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ fn minor_version(python: &Path) -> Option<u32> {
 /// The virtual environment of a client, made when it is missing, and the Python that it was made with.
 fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, PathBuf)> {
     let mut pythons = pythons.to_vec();
-    if pythons.is_empty() && install_python() {
+    if pythons.is_empty() && services::install_packages(&["python3", "python3-venv"]) {
         pythons = self::pythons();
     }
     let wanted = |minor: &&u32| pythons.iter().find(|(known, _)| known == *minor);
@@ -123,27 +123,6 @@ fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, 
     quiet(Command::new(pip).args(install).arg(&requirements))?;
     fs::write(folder.join("stamp"), stamp)?;
     Ok((python.clone(), folder))
-}
-
-/// Python with venv from the system's packages; false when that cannot be.
-fn install_python() -> bool {
-    if !shell::is_root() || shell::find("apt-get").is_none() {
-        return false;
-    }
-    let apt = |words: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.args(words).env("DEBIAN_FRONTEND", "noninteractive");
-        shell::run(&mut apt).unwrap_or(false)
-    };
-    apt(&["update", "-qq"])
-        && apt(&[
-            "install",
-            "-y",
-            "-qq",
-            "--no-install-recommends",
-            "python3",
-            "python3-venv",
-        ])
 }
 
 /// Runs without showing the output; its last line is the reason of a failure.

@@ -44,6 +44,9 @@ const WEB: &[&str] = &[
     "async-graphql",
 ];
 
+/// The same for the crate that calls registries.
+const SERVERS: &[&str] = &["axum", "async-graphql", "sqlx", "tower-http"];
+
 const TABLE: &[Row] = &[
     Row {
         name: "bai-model",
@@ -74,9 +77,21 @@ const TABLE: &[Row] = &[
         may_use: &["bai-model"],
         never: WEB,
     },
+    // A leaf: what it is asked for and answers are plain values.
+    Row {
+        name: "bai-registry",
+        may_use: &[],
+        never: SERVERS,
+    },
     Row {
         name: "bai-core",
-        may_use: &["bai-model", "bai-proto", "bai-store", "bai-backplane"],
+        may_use: &[
+            "bai-model",
+            "bai-proto",
+            "bai-registry",
+            "bai-store",
+            "bai-backplane",
+        ],
         never: EDGES,
     },
     // Not the store, the backplane or the protocols: everything goes through an operation of the core.
@@ -104,6 +119,7 @@ const TABLE: &[Row] = &[
             "bai-gateway",
             "bai-model",
             "bai-proto",
+            "bai-registry",
             "bai-store",
         ],
         never: &["sqlx"],
@@ -134,6 +150,7 @@ const PRODUCT: &[&str] = &[
     "bai-gateway",
     "bai-model",
     "bai-proto",
+    "bai-registry",
     "bai-store",
 ];
 const TESTS: &[&str] = &[
@@ -144,6 +161,7 @@ const TESTS: &[&str] = &[
     "bai-gateway",
     "bai-model",
     "bai-proto",
+    "bai-registry",
     "bai-store",
     "bai-testkit",
 ];
@@ -241,6 +259,7 @@ mod tests {
         assert_eq!(broken(edge("bai-gateway", "bai-core")), 0);
         assert_eq!(broken(edge("bai-core", "bai-gateway")), 1);
         assert_eq!(broken(edge("bai-store", "bai-backplane")), 1);
+        assert_eq!(broken(edge("bai-registry", "bai-model")), 1);
         assert_eq!(broken(edge("bai-agent", "bai-core")), 1);
     }
 
@@ -274,6 +293,8 @@ mod tests {
         assert_eq!(broken(edge("bai-core", "axum")), 1);
         assert_eq!(broken(edge("bai-core", "sqlx")), 1);
         assert_eq!(broken(edge("bai-store", "sqlx")), 0);
+        assert_eq!(broken(edge("bai-core", "reqwest")), 1);
+        assert_eq!(broken(edge("bai-registry", "reqwest")), 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The chores of this workspace: `cargo xtask check | check-deps | test | bench | gen`.
+//! The chores of this workspace: `cargo xtask check | check-deps | test | fuzz | bench | gen`.
 //!
 //! Everything that a developer or the continuous integration runs is here, so that both run the same. Nothing here is
 //! linked into the product, and no crate of ours is linked into this.
@@ -7,8 +7,10 @@ mod bench;
 mod check;
 mod clients;
 mod deps;
+mod fuzz;
 mod generate;
 mod report;
+mod services;
 mod shell;
 mod test;
 
@@ -33,6 +35,8 @@ enum Chore {
     CheckDeps,
     /// Everything: installs what is missing, checks, builds, tests, and drives the real clients
     Test(test::Args),
+    /// Fuzz what comes from outside, for a bounded time
+    Fuzz(fuzz::Args),
     /// Measure a release build beside a bare server
     Bench(bench::Args),
     /// Write the generated files again
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Chore::Check => check::all(),
         Chore::CheckDeps => deps::run(),
         Chore::Test(args) => test::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Gen => generate::run(),
     };

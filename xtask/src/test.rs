@@ -1,6 +1,7 @@
 //! `cargo xtask test`: from a clean checkout to one closing line.
 //!
-//! Order: checks, build, the workspace's own tests, then the real clients against a running server. What this machine
+//! Order: checks, build, the workspace's own tests, the real clients against a running server, then the fuzzers for a
+//! short time. What this machine
 //! lacks is installed when that is possible, and otherwise reported as skipped with the reason. A failing step does not
 //! keep the later ones from running, except that nothing runs without a build.
 
@@ -10,7 +11,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 
 use crate::report::{Tally, say};
-use crate::{check, clients, shell};
+use crate::{check, clients, fuzz, services, shell};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,6 +24,9 @@ pub struct Args {
     /// Only the real clients
     #[arg(long, conflicts_with_all = ["no_clients"])]
     clients_only: bool,
+    /// Without the fuzzers
+    #[arg(long)]
+    no_fuzz: bool,
 }
 
 /// Runs everything; true when nothing failed.
@@ -35,10 +39,14 @@ pub fn run(args: &Args) -> Result<bool> {
     if shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))? {
         tally.pass();
         if sources {
+            services::install_missing();
             workspace(&mut tally)?;
         }
         if !args.no_clients {
             clients::run(&mut tally)?;
+        }
+        if sources && !args.no_fuzz {
+            fuzz::into(&mut tally)?;
         }
     } else {
         tally.fail("the build");

@@ -7,6 +7,7 @@
 //!
 //! Not here: rows, and every rule about sessions, users or images. What a key *means* is `bai-core`'s to know.
 
+mod address;
 pub mod broker;
 pub mod config;
 #[cfg(feature = "conformance")]
@@ -16,4 +17,4 @@ mod expiry;
 pub mod kv;
 
 pub use config::Config;
-pub use error::{Error, Result, Terminal};
+pub use error::{Error, Result, Terminal, Unavailable};

@@ -15,11 +15,12 @@ use bai_model::{AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
 use bai_proto::event::AgentEvent;
 use bai_store::Store;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
+use crate::image::Catalogue;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -28,6 +29,8 @@ const FLUSH_PERIOD: Duration = Duration::from_secs(1);
 /// How often every record is compared with what the agents say, beside the nudges.
 const RECONCILE_PERIOD: Duration = Duration::from_secs(10);
 
+/// How long work that is going on may take to end when the manager stops (`http-api.md` 1.12).
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first heartbeat of an agent is waited for.
 const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,8 @@ const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 pub struct ManagerOptions {
     pub store: Store,
     pub config: Config,
+    /// How image registries are talked to.
+    pub registries: bai_registry::Options,
     pub broker: Arc<dyn Broker>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -46,12 +51,14 @@ pub struct ManagerOptions {
 pub struct Manager {
     pub(crate) store: Store,
     pub(crate) config: Config,
+    pub(crate) catalogue: Catalogue,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
     pub(crate) status: auth::StatusCache,
+    pub(crate) password_checks: Semaphore,
     pub(crate) in_flight: InFlight,
     agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
     pub(crate) tasks: TaskTracker,
@@ -69,6 +76,7 @@ impl Manager {
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
         let manager = Arc::new(Self {
             store: options.store,
+            catalogue: Catalogue::new(options.config.clone(), options.registries),
             config: options.config,
             broker: options.broker,
             clock: options.clock,
@@ -76,6 +84,7 @@ impl Manager {
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
             status: auth::StatusCache::default(),
+            password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             agents: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -93,7 +102,13 @@ impl Manager {
     pub async fn shutdown(&self) {
         self.stopping.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        // What does not end in time is taken up from its record at the next start.
+        if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some work with sessions did not end in time; it goes on after the next start");
+        }
         self.flush_usage().await;
     }
 
@@ -105,7 +120,7 @@ impl Manager {
         rpc: Arc<dyn AgentRpc>,
         mut events: mpsc::Receiver<AgentEvent>,
     ) {
-        self.lock_agents().insert(id.clone(), rpc);
+        self.lock_agents().insert(id.clone(), Arc::clone(&rpc));
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
@@ -122,7 +137,11 @@ impl Manager {
                     None => break,
                 }
             }
-            manager.lock_agents().remove(&id);
+            // The agent may have come back under its name meanwhile.
+            let mut agents = manager.lock_agents();
+            if agents.get(&id).is_some_and(|current| Arc::ptr_eq(current, &rpc)) {
+                agents.remove(&id);
+            }
         });
     }
 
@@ -161,25 +180,9 @@ impl Manager {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The slot types of the cluster (`data-model.md` 10.1).
+    /// As [`slot_types`].
     pub(crate) async fn slot_types(&self) -> Result<SlotTypes> {
-        const PREFIX: &str = "config/resource_slots/";
-        let mut types = SlotTypes::intrinsic();
-        for (key, unit) in self.config.prefix(PREFIX).await? {
-            let Some(name) = key.strip_prefix(PREFIX) else {
-                continue;
-            };
-            match unit.as_str() {
-                "count" => types.insert(name, SlotUnit::Count),
-                "bytes" => types.insert(name, SlotUnit::Bytes),
-                other => tracing::warn!(
-                    slot = name,
-                    unit = other,
-                    "ignoring a slot type with an unknown unit"
-                ),
-            }
-        }
-        Ok(types)
+        slot_types(&self.config).await
     }
 
     /// Asks the reconcilers to look now.
@@ -220,4 +223,25 @@ impl Manager {
             }
         }
     }
+}
+
+/// The slot types of the cluster (`data-model.md` 10.1).
+pub(crate) async fn slot_types(config: &Config) -> Result<SlotTypes> {
+    const PREFIX: &str = "config/resource_slots/";
+    let mut types = SlotTypes::intrinsic();
+    for (key, unit) in config.prefix(PREFIX).await? {
+        let Some(name) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
+        match unit.as_str() {
+            "count" => types.insert(name, SlotUnit::Count),
+            "bytes" => types.insert(name, SlotUnit::Bytes),
+            other => tracing::warn!(
+                slot = name,
+                unit = other,
+                "ignoring a slot type with an unknown unit"
+            ),
+        }
+    }
+    Ok(types)
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants: a type is at most 32 bytes and data at most [`MAX_DATA`]; a peer that sends more is cut off with
-//! [`FrameError::TooLarge`] before anything is allocated for it.
+//! [`FrameError::TooLarge`] before anything is allocated for it. Of what is announced, no more is allocated than arrives.
 
 use std::io::{self, Read, Write};
 
@@ -30,10 +30,12 @@ pub struct Frame {
 pub enum FrameError {
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    #[error("a message part of {0} bytes is larger than allowed")]
+    #[error("a message part may not have {0} bytes")]
     TooLarge(usize),
     #[error("the message type is not ASCII text")]
     BadType,
+    #[error("a message has two parts, not {0}")]
+    Parts(usize),
 }
 
 impl Frame {
@@ -54,6 +56,49 @@ impl Frame {
         bytes
     }
 
+    /// The first message of `bytes` and what follows it; `None` when it is not complete yet.
+    ///
+    /// # Errors
+    /// When no more bytes could make it a message.
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, &[u8])>, FrameError> {
+        let Some((length, rest)) = bytes.split_first() else {
+            return Ok(None);
+        };
+        let Some((kind, rest)) = rest.split_at_checked(checked_type_length(*length)?) else {
+            return Ok(None);
+        };
+        let kind = checked_type(kind.to_vec())?;
+        let Some((length, rest)) = rest.split_first_chunk() else {
+            return Ok(None);
+        };
+        let Some((data, rest)) = rest.split_at_checked(checked_data_length(*length)?) else {
+            return Ok(None);
+        };
+        let data = data.to_vec();
+        Ok(Some((Self { kind, data }, rest)))
+    }
+
+    /// A message that arrives as parts, as over ZeroMQ.
+    ///
+    /// # Errors
+    /// When there are not two of them, or one breaks the rules of its place.
+    pub fn from_parts(parts: &[impl AsRef<[u8]>]) -> Result<Self, FrameError> {
+        let [kind, data] = parts else {
+            return Err(FrameError::Parts(parts.len()));
+        };
+        let (kind, data) = (kind.as_ref(), data.as_ref());
+        if kind.is_empty() || kind.len() > MAX_TYPE {
+            return Err(FrameError::TooLarge(kind.len()));
+        }
+        if data.len() > MAX_DATA {
+            return Err(FrameError::TooLarge(data.len()));
+        }
+        Ok(Self {
+            kind: checked_type(kind.to_vec())?,
+            data: data.to_vec(),
+        })
+    }
+
     pub fn write_to(&self, stream: &mut impl Write) -> io::Result<()> {
         stream.write_all(&self.encode())
     }
@@ -66,14 +111,15 @@ impl Frame {
         }
         let mut kind = vec![0; checked_type_length(length[0])?];
         stream.read_exact(&mut kind)?;
+        let kind = checked_type(kind)?;
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
-        let mut data = vec![0; checked_data_length(length)?];
-        stream.read_exact(&mut data)?;
-        Ok(Some(Self {
-            kind: checked_type(kind)?,
-            data,
-        }))
+        let mut data = Vec::new();
+        let length = checked_data_length(length)?;
+        if stream.take(length as u64).read_to_end(&mut data)? < length {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(Some(Self { kind, data }))
     }
 
     /// As [`Frame::read_from`], for an asynchronous stream. Not cancel-safe: give it a task of its own.
@@ -88,14 +134,15 @@ impl Frame {
         }
         let mut kind = vec![0; checked_type_length(length[0])?];
         stream.read_exact(&mut kind).await?;
+        let kind = checked_type(kind)?;
         let mut length = [0; 4];
         stream.read_exact(&mut length).await?;
-        let mut data = vec![0; checked_data_length(length)?];
-        stream.read_exact(&mut data).await?;
-        Ok(Some(Self {
-            kind: checked_type(kind)?,
-            data,
-        }))
+        let mut data = Vec::new();
+        let length = checked_data_length(length)?;
+        if stream.take(length as u64).read_to_end(&mut data).await? < length {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(Some(Self { kind, data }))
     }
 }
 

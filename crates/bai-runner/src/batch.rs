@@ -1,70 +1,50 @@
 //! Batch mode: clean, build and exec steps, each a command of its own (`agent-protocol.md` 6.4, 6.11); and query mode of
-//! the compiled and other languages without an interpreter that stays, which is a batch of one file.
+//! the languages without an interpreter that stays, which is a batch of one file.
 //!
-//! Exit codes: a program's own; 128 and the signal's number when it was killed, as shells count.
+//! Exit codes: a program's own; 128 and the signal's number when it was killed, as shells count; 127 when what is to be
+//! run does not exist; -1 when the step itself failed.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bai_proto::runner::Record;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
-use crate::child::Output;
-use crate::lang::Language;
+use crate::control::{Control, Run};
+use crate::lang::{Query, Runtime};
 use crate::outbox::Outbox;
-
-/// How often a running command is asked whether it has ended, while background processes keep its pipes open.
-const EXIT_POLL_MILLISECONDS: u16 = 20;
+use crate::process::{End, Process};
+use crate::scratch::Scratch;
+use crate::stdin::{Awaited, Stdin};
+use crate::strays::Strays;
 
 /// Runs commands one at a time.
 #[derive(Debug)]
 pub struct Batch {
-    language: &'static Language,
-    runtime_path: Option<String>,
-    environ: BTreeMap<String, String>,
+    runtime: Arc<Runtime>,
     outbox: Outbox,
-    running: Mutex<Option<Running>>,
-}
-
-#[derive(Debug)]
-struct Running {
-    group: Pid,
-    stdin: Option<ChildStdin>,
+    control: Control,
+    strays: Strays,
+    scratch: Scratch,
 }
 
 impl Batch {
-    pub fn new(
-        language: &'static Language,
-        runtime_path: Option<String>,
-        environ: BTreeMap<String, String>,
-        outbox: Outbox,
-    ) -> Self {
+    pub fn new(runtime: Arc<Runtime>, outbox: Outbox, control: Control, strays: Strays) -> Self {
         Self {
-            language,
-            runtime_path,
-            environ,
+            runtime,
             outbox,
-            running: Mutex::new(None),
+            control,
+            strays,
+            scratch: Scratch::default(),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn is_busy(&self) -> bool {
-        self.lock().is_some()
     }
 
     /// The clean step; `*` runs `make clean` where there is a makefile and the language has one.
     pub fn clean(&self, command: &str) -> i32 {
         match command {
             "" => 0,
-            "*" if self.language.cleans_with_make && has("Makefile") => self.shell("make clean"),
+            "*" if self.runtime.language.cleans_with_make && exists("Makefile") => self.shell("make clean"),
             "*" => 0,
             command => self.shell(command),
         }
@@ -74,8 +54,8 @@ impl Batch {
     pub fn build(&self, command: &str) -> i32 {
         match command {
             "" => 0,
-            "*" if has("Makefile") => self.shell("make"),
-            "*" => self.default_step(self.language.build),
+            "*" if exists("Makefile") => self.shell("make"),
+            "*" => self.default_step(self.runtime.language.build),
             command => self.shell(command),
         }
     }
@@ -84,117 +64,107 @@ impl Batch {
     pub fn exec(&self, command: &str) -> i32 {
         match command {
             "" => 0,
-            "*" => match self.language.main_file {
-                Some(file) if !has(file) => {
-                    let name = self.language.log_name;
-                    self.complain(&format!(
+            "*" => match self.runtime.language.main_file {
+                Some(file) if !exists(file) => {
+                    let name = self.runtime.language.log_name;
+                    self.outbox.complain(&format!(
                         "{name}-kernel: cannot find the main script (\"{file}\").\n"
                     ));
                     127
                 }
-                _ => self.default_step(self.language.exec),
+                _ => self.default_step(self.runtime.language.exec),
             },
             command => self.shell(command),
         }
     }
 
-    /// Query mode by a temporary file; `None` when the language has an interpreter that stays.
+    /// Query mode by a file; `None` when the language has an interpreter that stays.
     pub fn query_by_file(&self, code: &str) -> Option<i32> {
-        let (file, command) = self.language.query_file?;
-        let folder = std::env::temp_dir().join("bai-query");
-        let path = folder.join(file);
-        let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, code));
-        if let Err(error) = written {
-            self.complain(&format!("cannot write the code: {error}\n"));
-            return Some(-1);
-        }
-        let command = format!("D='{}'; F='{}'; {command}", folder.display(), path.display());
-        Some(self.default_step(Some(&command)))
+        let Query::File {
+            name,
+            prefix,
+            command,
+        } = self.runtime.language.query
+        else {
+            return None;
+        };
+        Some(match self.scratch.write(name, &format!("{prefix}{code}")) {
+            Ok(file) => {
+                let folder = quoted(&self.scratch.path().display().to_string());
+                let file = quoted(&file.display().to_string());
+                self.default_step(Some(&format!("D={folder}; F={file}; {command}")))
+            }
+            Err(error) => {
+                self.outbox
+                    .complain(&format!("the code cannot be written to a file: {error}\n"));
+                -1
+            }
+        })
     }
 
     fn default_step(&self, command: Option<&str>) -> i32 {
         let Some(command) = command else { return 0 };
-        let runtime = self.runtime_path.as_deref().unwrap_or(self.language.runtime);
-        self.shell(&format!("R='{runtime}'; {command}"))
-    }
-
-    fn complain(&self, text: &str) {
-        self.outbox.send(&Record::Stderr(text.as_bytes().to_vec()));
+        let runtime = &self.runtime.path;
+        let path = match Path::new(runtime).parent().and_then(Path::to_str) {
+            None | Some("") => String::new(),
+            Some(folder) => format!("PATH={}:$PATH; ", quoted(folder)),
+        };
+        self.shell(&format!("R={}; {path}{command}", quoted(runtime)))
     }
 
     fn shell(&self, command: &str) -> i32 {
         match self.try_shell(command) {
-            Ok(status) => status
-                .code()
-                .or_else(|| status.signal().map(|signal| 128 + signal))
-                .unwrap_or(-1),
+            Ok(end) => end.code(),
             Err(error) => {
-                self.complain(&format!("the command could not be run: {error}\n"));
+                self.outbox
+                    .complain(&format!("the command could not be run: {error}\n"));
                 -1
             }
         }
     }
 
-    fn try_shell(&self, command: &str) -> std::io::Result<ExitStatus> {
-        let mut child = Command::new("/bin/sh")
+    fn try_shell(&self, command: &str) -> io::Result<End> {
+        let mut shell = Command::new("/bin/sh");
+        shell
             .args(["-c", command])
             .env_clear()
-            .envs(&self.environ)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-        *self.lock() = Some(Running {
-            group,
-            stdin: child.stdin.take(),
-        });
-        let status = self.follow(&mut child);
-        *self.lock() = None;
-        status
+            .envs(&self.runtime.environ);
+        let (mut process, stdin) = Process::spawn(shell.stdin(Stdio::piped()), self.outbox.clone())?;
+        let followed = match stdin {
+            Some(stdin) => Stdin::new(stdin).and_then(|stdin| {
+                let stdin = Arc::new(Mutex::new(stdin));
+                self.control.begin(Run::Program {
+                    group: process.pid(),
+                    stdin: stdin.clone(),
+                });
+                self.follow(&mut process, &stdin)
+            }),
+            None => Ok(()),
+        };
+        self.control.end();
+        let end = process.bury(&self.strays)?;
+        followed.map(|()| end)
     }
 
-    /// Passes output on until the child has ended and its pipes are empty.
-    fn follow(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return child.wait();
-        };
-        let mut output = Output::new(stdout, stderr, self.outbox.clone())?;
-        while !output.has_ended() {
-            output.pump(None, Some(EXIT_POLL_MILLISECONDS))?;
-            if let Some(status) = child.try_wait()? {
-                // What background processes print from now on belongs to no run.
-                output.drain();
-                return Ok(status);
+    /// Passes output on until the process has ended.
+    fn follow(&self, process: &mut Process, stdin: &Mutex<Stdin>) -> io::Result<()> {
+        let mut awaited = Awaited::default();
+        while !process.has_ended() {
+            let seen = process.pump(None, Some(awaited.pause()))?;
+            let lock = || stdin.lock().unwrap_or_else(PoisonError::into_inner);
+            if awaited.begins(seen.output, lock) {
+                self.outbox.send(&Record::WaitingInput { is_password: None });
             }
         }
-        child.wait()
-    }
-
-    /// Gives a line to the running command; false when there is none.
-    pub fn input(&self, text: &str) -> bool {
-        let mut running = self.lock();
-        let Some(running) = running.as_mut() else {
-            return false;
-        };
-        if let Some(stdin) = &mut running.stdin {
-            let newline: &[u8] = if text.ends_with('\n') { b"" } else { b"\n" };
-            // A program that does not read has closed its end; that is its choice.
-            _ = stdin
-                .write_all(text.as_bytes())
-                .and_then(|()| stdin.write_all(newline));
-        }
-        true
-    }
-
-    pub fn interrupt(&self) {
-        if let Some(running) = self.lock().as_ref() {
-            _ = killpg(running.group, Signal::SIGINT);
-        }
+        Ok(())
     }
 }
 
-fn has(file: &str) -> bool {
-    std::path::Path::new(file).exists()
+fn exists(file: &str) -> bool {
+    Path::new(file).exists()
+}
+
+/// A word of a shell command.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }

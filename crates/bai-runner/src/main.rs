@@ -1,16 +1,28 @@
-//! The program inside a session: `bai-runner sandbox` builds the sandbox around it, [`session`] is what it then does.
+//! The program inside a session: `bai-runner sandbox` builds the sandbox around it, `bai-runner serve` does without one
+//! (for containers, which are sandboxes already), and [`session`] is what both then do.
 
 mod batch;
-mod child;
+mod control;
+mod event;
 mod lang;
 mod outbox;
+mod output;
+mod process;
 mod query;
 mod sandbox;
+mod scratch;
+mod serve;
 mod session;
+mod stdin;
+mod strays;
 
-fn main() -> std::process::ExitCode {
-    match std::env::args().nth(1).as_deref() {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_ref().and_then(|name| name.to_str()) {
         Some("sandbox") => sandbox::run(),
-        _ => std::process::ExitCode::from(2),
+        Some("serve") => serve::run(arguments),
+        _ => ExitCode::from(2),
     }
 }

@@ -1,305 +1,264 @@
 //! Query mode of languages with an interpreter that stays: Python and the POSIX shell.
 //!
-//! The interpreter runs a small driver of ours and speaks JSON lines with us over two pipes of its own (descriptors 3 and
-//! 4); its stdout and stderr are the user's. Invariants: everything that a run printed is passed on before the run is
-//! reported finished; an interpreter that dies is replaced, and the user is told.
+//! The interpreter runs a small driver of ours and talks with us over two pipes of its own (descriptors 3 and 4); its
+//! stdout and stderr are the user's. Commands and events are `WORD ARGUMENT LENGTH`, a newline, and that many bytes; the
+//! shell's commands are names of files instead.
+//!
+//! Invariants: everything that a run printed is passed on before the run is reported finished; an interpreter that dies is
+//! replaced, and the user is told; what user code writes to our pipes harms only its own run.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bai_proto::runner::Record;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::child::Output;
-use crate::lang::{Driver, Language};
+use crate::control::{Control, Run};
+use crate::event::{Event, Events};
+use crate::lang::{self, Driver, Runtime};
 use crate::outbox::Outbox;
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::stdin::{Awaited, Stdin};
+use crate::strays::Strays;
 
 /// Descriptors of the driver's pipes in the interpreter.
 const COMMANDS: i32 = 3;
 const EVENTS: i32 = 4;
+/// How long a silent interpreter without its pipe may live on.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
-/// The interpreter, its run and the user's input for it.
+/// The interpreter of a session.
 #[derive(Debug)]
 pub struct Query {
-    language: &'static Language,
-    runtime_path: Option<String>,
-    environ: BTreeMap<String, String>,
+    runtime: Arc<Runtime>,
     outbox: Outbox,
-    interpreter: Mutex<Option<Interpreter>>,
-    shared: Mutex<Shared>,
-    changed: Condvar,
-}
-
-/// What other threads touch while a run goes on.
-#[derive(Debug, Default)]
-struct Shared {
-    pid: Option<Pid>,
-    is_running: bool,
-    is_interrupted: bool,
-    is_waiting: bool,
-    input: VecDeque<String>,
-    stdin: Option<ChildStdin>,
+    control: Control,
+    strays: Strays,
+    scratch: Scratch,
+    interpreter: Option<Interpreter>,
 }
 
 #[derive(Debug)]
 struct Interpreter {
-    child: Child,
-    commands: File,
-    events: File,
-    output: Output,
-    buffer: Vec<u8>,
+    process: Process,
+    commands: Arc<File>,
+    events: Events,
+    /// The shell's; other drivers ask for input.
+    stdin: Option<Arc<Mutex<Stdin>>>,
 }
 
 impl Query {
-    pub fn new(
-        language: &'static Language,
-        runtime_path: Option<String>,
-        environ: BTreeMap<String, String>,
-        outbox: Outbox,
-    ) -> Self {
+    pub fn new(runtime: Arc<Runtime>, outbox: Outbox, control: Control, strays: Strays) -> Self {
         Self {
-            language,
-            runtime_path,
-            environ,
+            runtime,
             outbox,
-            interpreter: Mutex::new(None),
-            shared: Mutex::default(),
-            changed: Condvar::new(),
+            control,
+            strays,
+            scratch: Scratch::default(),
+            interpreter: None,
         }
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn driver(&self) -> Option<Driver> {
+        match self.runtime.language.query {
+            lang::Query::Driver(driver) => Some(driver),
+            lang::Query::File { .. } => None,
+        }
     }
 
-    pub fn is_busy(&self) -> bool {
-        self.shared().is_running
+    /// Starts the interpreter, if the language has one, before it is asked for.
+    pub fn warm_up(&mut self) {
+        if self.interpreter.is_none()
+            && let Some(driver) = self.driver()
+        {
+            // A failure is told when somebody wants to run something.
+            self.interpreter = self.start(driver).ok();
+        }
     }
 
-    /// Starts the interpreter if the language has one.
-    pub fn warm_up(&self) {
-        let mut interpreter = self.interpreter.lock().unwrap_or_else(PoisonError::into_inner);
-        if interpreter.is_none() && self.language.driver.is_some() {
-            *interpreter = self.start().ok();
+    /// Passes on what background threads and processes print, until `wake` has something.
+    pub fn idle_until(&mut self, wake: BorrowedFd<'_>) {
+        while let Some(interpreter) = &mut self.interpreter {
+            match interpreter.process.pump(Some(wake), None) {
+                Ok(seen) if !seen.other => {}
+                _ => return,
+            }
         }
     }
 
     /// Runs code and returns the exit code.
-    pub fn run(&self, code: &str) -> i32 {
-        let mut slot = self.interpreter.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() {
-            match self.start() {
-                Ok(interpreter) => *slot = Some(interpreter),
+    pub fn run(&mut self, code: &str) -> i32 {
+        let name = self.runtime.language.log_name;
+        let Some(driver) = self.driver() else { return 127 };
+        self.bury_the_dead(driver);
+        let command = match driver {
+            Driver::Python => format!("code - {}\n{code}", code.len()),
+            Driver::Shell => match self.scratch.write("cell.sh", &format!("{code}\n")) {
+                Ok(file) => format!("{}\n", file.display()),
                 Err(error) => {
-                    let name = self.language.log_name;
-                    self.complain(&format!("{name}-kernel: query mode is not available: {error}\n"));
-                    return 127;
+                    self.outbox
+                        .complain(&format!("the code cannot be written to a file: {error}\n"));
+                    return -1;
+                }
+            },
+        };
+        let mut interpreter = match self.interpreter.take().map_or_else(|| self.start(driver), Ok) {
+            Ok(interpreter) => interpreter,
+            Err(error) => {
+                self.outbox
+                    .complain(&format!("{name}-kernel: query mode is not available: {error}\n"));
+                return 127;
+            }
+        };
+        interpreter.process.output().begin_run();
+        self.control.begin(interpreter.run());
+        let followed = self.follow(&mut interpreter, &command);
+        self.control.end();
+        match followed {
+            Ok(code) => {
+                self.interpreter = Some(interpreter);
+                code
+            }
+            Err(error) => {
+                let code = self.bury(interpreter, driver, &error);
+                // The next run finds a fresh one.
+                self.warm_up();
+                code
+            }
+        }
+    }
+
+    /// Names that continue the code, as a JSON array. `request` is JSON: `code`, and of the cursor `row`, `col`, `line`.
+    pub fn complete(&mut self, request: &str) -> String {
+        let none = || "[]".to_owned();
+        if self.driver() != Some(Driver::Python) {
+            return none();
+        }
+        let text = before_cursor(&serde_json::from_str(request).unwrap_or_default());
+        let Some(mut interpreter) = self.interpreter.take() else {
+            return none();
+        };
+        self.control.begin(interpreter.run());
+        let asked = interpreter.tell(&format!("complete - {}\n{text}", text.len()));
+        let answer = asked.and_then(|()| interpreter.next_event(None));
+        self.control.end();
+        match answer {
+            Ok(event) => {
+                self.interpreter = Some(interpreter);
+                match event {
+                    Some(Event::Completions(names)) => Value::from(names).to_string(),
+                    _ => none(),
                 }
             }
-        }
-        let Some(interpreter) = slot.as_mut() else {
-            return 127;
-        };
-        {
-            let mut shared = self.shared();
-            shared.is_running = true;
-            shared.is_interrupted = false;
-            shared.input.clear();
-        }
-        let ended = self
-            .command(code)
-            .and_then(|command| self.follow(interpreter, &command));
-        self.shared().is_running = false;
-        match ended {
-            Ok(exit_code) => exit_code,
-            Err(_) => {
-                let exit_code = self.bury(slot.take());
-                // The next run finds a fresh one.
-                *slot = self.start().ok();
-                exit_code
+            Err(error) => {
+                self.bury(interpreter, Driver::Python, &error);
+                self.warm_up();
+                none()
             }
         }
     }
 
-    /// Names that continue the code, as a JSON array.
-    pub fn complete(&self, request: &str) -> String {
-        if self.language.driver != Some(Driver::Python) {
-            return "[]".to_owned();
-        }
-        let request: Value = serde_json::from_str(request).unwrap_or_default();
-        let mut slot = self.interpreter.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(interpreter) = slot.as_mut() else {
-            return "[]".to_owned();
-        };
-        let asked = interpreter.tell(&json!({ "complete": request }).to_string());
-        let answer = asked.and_then(|()| interpreter.next_event());
-        match answer {
-            Ok(event) if event["completions"].is_array() => event["completions"].to_string(),
-            _ => "[]".to_owned(),
-        }
-    }
-
-    /// What the user typed, for the run that waits for it or will.
-    pub fn input(&self, text: String) {
-        let mut shared = self.shared();
-        if let (Some(Driver::Shell), Some(stdin)) = (self.language.driver, shared.stdin.as_mut()) {
-            _ = stdin
-                .write_all(text.as_bytes())
-                .and_then(|()| stdin.write_all(b"\n"));
-            return;
-        }
-        shared.input.push_back(text);
-        self.changed.notify_all();
-    }
-
-    pub fn interrupt(&self) {
-        let mut shared = self.shared();
-        if !shared.is_running {
-            return;
-        }
-        shared.is_interrupted = true;
-        self.changed.notify_all();
-        if let Some(pid) = shared.pid {
-            // A driver that waits for input is told by the event loop; everything else by the signal.
-            let target = if self.language.driver == Some(Driver::Shell) {
-                Pid::from_raw(-pid.as_raw())
-            } else {
-                pid
-            };
-            if !shared.is_waiting {
-                _ = kill(target, Signal::SIGINT);
-            }
-        }
-    }
-
-    fn complain(&self, text: &str) {
-        self.outbox.send(&Record::Stderr(text.as_bytes().to_vec()));
-    }
-
-    /// The line that makes the driver run code.
-    fn command(&self, code: &str) -> io::Result<String> {
-        if self.language.driver != Some(Driver::Shell) {
-            return Ok(json!({ "code": code }).to_string());
-        }
-        let cell = std::env::temp_dir().join("bai-cell.sh");
-        std::fs::write(&cell, format!("{code}\n"))?;
-        Ok(cell.display().to_string())
-    }
-
-    /// Follows a run to its end. An error means that the interpreter is gone.
+    /// Follows a run to its end. An error means that the interpreter is gone or of no more use.
     fn follow(&self, interpreter: &mut Interpreter, command: &str) -> io::Result<i32> {
-        interpreter.output.begin_run();
         interpreter.tell(command)?;
+        let mut awaited = Awaited::default();
         loop {
-            let event = interpreter.next_event()?;
-            // What was printed before the event comes before it.
-            interpreter.output.drain();
-            if let Some(done) = event.get("done") {
-                return Ok(done
-                    .as_i64()
-                    .and_then(|code| i32::try_from(code).ok())
-                    .unwrap_or(0));
-            }
-            if let Some(input) = event.get("input") {
-                let is_password = input["password"].as_bool();
-                self.outbox.send(&Record::WaitingInput { is_password });
-                let answer = match self.wait_for_input() {
-                    Some(text) => json!({ "input": text }),
-                    None => json!({ "interrupt": true }),
-                };
-                interpreter.tell(&answer.to_string())?;
-            } else if let Some(html) = event["html"].as_str() {
-                self.outbox.send(&Record::Html(html.to_owned()));
-            } else if let (Some(mime), Some(data)) = (event["media"][0].as_str(), event["media"][1].as_str())
-            {
-                self.outbox.send(&Record::Media {
-                    mime: mime.to_owned(),
-                    data: data.to_owned(),
-                });
+            let Some(event) = interpreter.next_event(Some((&mut awaited, &self.outbox)))? else {
+                continue;
+            };
+            match event {
+                Event::Done(code) => return Ok(code),
+                Event::Ask { number, is_password } => {
+                    if !self.control.ask(number) {
+                        let is_password = Some(is_password);
+                        self.outbox.send(&Record::WaitingInput { is_password });
+                    }
+                }
+                Event::Html(text) => self.outbox.send(&Record::Html(text)),
+                Event::Media { mime, data } => self.outbox.send(&Record::Media { mime, data }),
+                Event::Completions(_) => {}
             }
         }
     }
 
-    /// The next line of input; `None` when the run was interrupted.
-    fn wait_for_input(&self) -> Option<String> {
-        let mut shared = self.shared();
-        shared.is_waiting = true;
-        let text = loop {
-            if shared.is_interrupted {
-                shared.is_interrupted = false;
-                break None;
-            }
-            if let Some(text) = shared.input.pop_front() {
-                break Some(text);
-            }
-            shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
-        };
-        shared.is_waiting = false;
-        text
+    /// Tells the user about an interpreter that died while nothing ran.
+    fn bury_the_dead(&mut self, driver: Driver) {
+        if let Some(interpreter) = self
+            .interpreter
+            .take_if(|interpreter| interpreter.process.has_ended())
+        {
+            self.bury(interpreter, driver, &io::ErrorKind::UnexpectedEof.into());
+        }
     }
 
-    /// Reports the end of an interpreter that died in a run.
-    fn bury(&self, interpreter: Option<Interpreter>) -> i32 {
-        let Some(mut interpreter) = interpreter else {
-            return -1;
-        };
-        interpreter.output.drain();
-        let status = interpreter.child.wait();
-        let code = status.as_ref().ok().and_then(|status| status.code());
-        let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-        let why = match (code, signal) {
-            (Some(code), _) => format!("exited with code {code}"),
-            (None, Some(signal)) => format!("was killed by signal {signal}"),
-            (None, None) => "is gone".to_owned(),
-        };
-        self.complain(&format!(
-            "{}-kernel: the interpreter {why}; a new one starts.\n",
-            self.language.log_name
-        ));
-        code.or_else(|| signal.map(|signal| 128 + signal)).unwrap_or(-1)
+    /// Reports the end of an interpreter, with its exit code.
+    fn bury(&self, interpreter: Interpreter, driver: Driver, error: &io::Error) -> i32 {
+        let name = self.runtime.language.log_name;
+        let is_broken = error.kind() == io::ErrorKind::InvalidData;
+        match interpreter.process.bury(&self.strays) {
+            // Who types `exit` knows.
+            Ok(end) if driver == Driver::Shell && end.is_exit() && !is_broken => end.code(),
+            Ok(end) => {
+                let why = match is_broken {
+                    true => format!("was ended: {error}"),
+                    false => end.to_string(),
+                };
+                self.outbox.complain(&format!(
+                    "{name}-kernel: the interpreter {why}; a new one starts, without its variables.\n"
+                ));
+                end.code()
+            }
+            Err(error) => {
+                self.outbox
+                    .complain(&format!("{name}-kernel: the interpreter is lost: {error}\n"));
+                -1
+            }
+        }
     }
 
-    fn start(&self) -> io::Result<Interpreter> {
-        let driver = self
-            .language
-            .driver
-            .ok_or_else(|| io::Error::other("the language has none"))?;
-        let runtime = self.runtime_path.as_deref().unwrap_or(self.language.runtime);
+    fn start(&self, driver: Driver) -> io::Result<Interpreter> {
         let (command_end, commands) = io::pipe()?;
         let (events, event_end) = io::pipe()?;
-        let mut command = Command::new(runtime);
+        let mut command = Command::new(&self.runtime.path);
         driver.arguments(&mut command);
-        command.env_clear().envs(&self.environ).process_group(0);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.env_clear().envs(&self.runtime.environ);
+        command.stdin(match driver {
+            Driver::Python => Stdio::null(),
+            Driver::Shell => Stdio::piped(),
+        });
         pass_descriptors(&mut command, command_end.into(), event_end.into());
-        let mut child = command.spawn()?;
-        drop(command);
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(io::Error::other("the interpreter has no output"));
-        };
-        let output = Output::new(stdout, stderr, self.outbox.clone())?;
-        let mut shared = self.shared();
-        shared.pid = i32::try_from(child.id()).ok().map(Pid::from_raw);
-        shared.stdin = child.stdin.take();
-        let (commands, events): (OwnedFd, OwnedFd) = (commands.into(), events.into());
+        let (process, stdin) = Process::spawn(&mut command, self.outbox.clone())?;
+        let stdin = stdin.map(Stdin::new).transpose()?;
         Ok(Interpreter {
-            child,
-            commands: commands.into(),
-            events: events.into(),
-            output,
-            buffer: Vec::new(),
+            process,
+            commands: Arc::new(OwnedFd::from(commands).into()),
+            events: Events::new(OwnedFd::from(events).into()),
+            stdin: stdin.map(|stdin| Arc::new(Mutex::new(stdin))),
         })
     }
+}
+
+/// The code up to the cursor: of the line if the client tells it, of the code otherwise. Columns count characters.
+fn before_cursor(request: &Value) -> String {
+    let code = request["code"].as_str().unwrap_or_default();
+    let row = request["row"]
+        .as_u64()
+        .and_then(|row| code.lines().nth(usize::try_from(row).ok()?));
+    let line = request["line"]
+        .as_str()
+        .filter(|line| !line.is_empty())
+        .or(row)
+        .unwrap_or(code);
+    let column = request["col"]
+        .as_u64()
+        .and_then(|column| usize::try_from(column).ok());
+    line.chars().take(column.unwrap_or(usize::MAX)).collect()
 }
 
 /// Makes the two pipe ends the child's descriptors 3 and 4.
@@ -324,32 +283,95 @@ fn pass_descriptors(command: &mut Command, commands: OwnedFd, events: OwnedFd) {
 }
 
 impl Interpreter {
-    fn tell(&mut self, command: &str) -> io::Result<()> {
-        self.commands.write_all(format!("{command}\n").as_bytes())
+    /// How to reach it while it runs something.
+    fn run(&self) -> Run {
+        let group = self.process.pid();
+        match &self.stdin {
+            Some(stdin) => Run::Program {
+                group,
+                stdin: stdin.clone(),
+            },
+            None => Run::Interpreter {
+                group,
+                commands: self.commands.clone(),
+                question: None,
+            },
+        }
     }
 
-    /// The next event of the driver; output is passed on meanwhile.
-    fn next_event(&mut self) -> io::Result<Value> {
+    fn tell(&self, command: &str) -> io::Result<()> {
+        (&*self.commands).write_all(command.as_bytes())
+    }
+
+    /// Its events have ended: it is about to end as well, or user code has closed its end of the pipe.
+    fn why_it_fell_silent(&mut self) -> io::Error {
+        let deadline = Instant::now() + LAST_BREATH;
+        while !self.process.has_ended() {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            if left == 0 {
+                return io::Error::new(io::ErrorKind::InvalidData, "it closed a pipe of the runner");
+            }
+            if let Err(error) = self.process.pump(None, u16::try_from(left).ok()) {
+                return error;
+            }
+        }
+        io::ErrorKind::UnexpectedEof.into()
+    }
+
+    /// The next event of the driver; output is passed on meanwhile, and the user is told if the program waits for input.
+    /// `None` when there is nothing yet.
+    fn next_event(&mut self, user: Option<(&mut Awaited, &Outbox)>) -> io::Result<Option<Event>> {
+        let mut user = user;
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Ok(serde_json::from_slice(&line).unwrap_or_default());
+            if let Some(event) = self.events.take()? {
+                return Ok(Some(event));
             }
-            if !self.output.pump(Some(self.events.as_fd()), None)? {
-                continue;
-            }
-            let mut chunk = [0; 64 << 10];
-            match self.events.read(&mut chunk)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.buffer.extend_from_slice(&chunk[..count]),
+            let had_ended = self.process.has_ended();
+            let pause = match (&self.stdin, &user) {
+                _ if had_ended => Some(0),
+                (Some(_), Some((awaited, _))) => Some(awaited.pause()),
+                _ => None,
+            };
+            let seen = self.process.pump(Some(self.events.pipe().as_fd()), pause)?;
+            if seen.other {
+                if !self.events.read()? {
+                    return Err(self.why_it_fell_silent());
+                }
+            } else if had_ended {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            } else if let (Some(stdin), Some((awaited, outbox))) = (&self.stdin, &mut user) {
+                let lock = || stdin.lock().unwrap_or_else(PoisonError::into_inner);
+                if awaited.begins(seen.output, lock) {
+                    outbox.send(&Record::WaitingInput { is_password: None });
+                }
             }
         }
     }
 }
 
-impl Drop for Interpreter {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::before_cursor;
+
+    #[test]
+    fn the_cursor_may_be_told_in_several_ways() {
+        for (request, expected) in [
+            (json!({"code": "import os\nos.pa"}), "import os\nos.pa"),
+            (json!({"code": "a\nos.path.x", "row": 1, "col": 5}), "os.pa"),
+            (
+                json!({"code": "x", "line": "한os.path", "col": 4, "row": 9}),
+                "한os.",
+            ),
+            (
+                json!({"code": "abc", "row": 0, "col": 1, "line": "", "post": ""}),
+                "a",
+            ),
+            (json!({"code": "abc", "row": -1, "col": 1e99, "line": 5}), "abc"),
+            (json!([1]), ""),
+        ] {
+            assert_eq!(before_cursor(&request), expected, "{request}");
+        }
     }
 }

@@ -1,25 +1,32 @@
 //! The session program: takes requests of one agent after another over a unix socket and runs them (`agent-protocol.md`
 //! 6.3, 6.4).
 //!
-//! Threads: one accepts agents, one per agent reads its requests, one writes records to whichever agent is connected,
-//! one runs the steps in order. Invariants: steps run strictly one at a time; input, interrupts and the like are handled
-//! while a step runs; no request, however malformed, ends the session; records that no agent has taken wait in
-//! [`Outbox`] for the next one.
+//! Threads: one accepts agents, one hears the present agent, one writes records to it, one runs the steps in order,
+//! one passes on what background processes print.
+//! Invariants: steps run strictly one at a time; the thread that hears the agent never waits for anything else, so that
+//! input and interrupts always arrive; no request, however malformed, ends the session; records that no agent has read
+//! wait in [`Outbox`] for the next one.
 //!
 //! Not here: the sandbox around the session (`sandbox`), and how each language is run (`lang`).
 
-use std::os::unix::net::UnixListener;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use bai_proto::runner::{Frame, Record, Request};
-use bai_proto::sandbox::SandboxSpec;
+use bai_proto::runner::{Frame, FrameError, Record, Request};
 
 use crate::batch::Batch;
-use crate::lang::Language;
+use crate::control::Control;
+use crate::lang::Runtime;
 use crate::outbox::Outbox;
 use crate::query::Query;
+use crate::strays::Strays;
+
+/// Steps that may wait for the one that runs. An agent sends three for a run, and one run at a time.
+const MAX_STEPS: usize = 64;
 
 /// One thing to run.
 #[derive(Debug)]
@@ -31,92 +38,107 @@ enum Step {
     Complete(String),
 }
 
-/// Serves the runner protocol on `listener`, which the sandbox has bound before user code could. Returns the exit code.
-pub fn serve(listener: UnixListener, spec: &SandboxSpec) -> i32 {
-    let language = Language::of(&spec.runtime_type);
-    let outbox = Outbox::new();
-    let environ = crate::lang::environ(&spec.environ);
-    let batch = Arc::new(Batch::new(
-        language,
-        spec.runtime_path.clone(),
-        environ.clone(),
-        outbox.clone(),
-    ));
-    let query = Arc::new(Query::new(
-        language,
-        spec.runtime_path.clone(),
-        environ,
-        outbox.clone(),
-    ));
-    let (steps, queue) = mpsc::channel();
-    let session = Session {
-        outbox: outbox.clone(),
-        batch: batch.clone(),
-        query: query.clone(),
-        steps,
-        started: Instant::now(),
-    };
-    let worker = outbox.clone();
-    thread::spawn(move || work(&queue, &batch, &query, &worker));
-    let writer = outbox.clone();
-    thread::spawn(move || writer.deliver());
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
-        let Ok(mut reader) = stream.try_clone() else {
-            continue;
-        };
-        outbox.connect(stream);
-        let session = session.clone();
-        thread::spawn(move || {
-            while let Ok(Some(frame)) = Frame::read_from(&mut reader) {
-                session.handle(Request::from_frame(frame));
-            }
-        });
+/// Serves the runner protocol on `listener`, for ever. Returns the exit code if that is impossible.
+pub fn serve(listener: &UnixListener, runtime: Runtime) -> i32 {
+    match try_serve(listener, runtime) {
+        Ok(()) => 0,
+        Err(error) => {
+            // The log of the sandbox, or of the container.
+            _ = writeln!(io::stderr(), "bai-runner: the session cannot be served: {error}");
+            1
+        }
     }
-    0
 }
 
-/// What the threads that read requests share.
+fn try_serve(listener: &UnixListener, runtime: Runtime) -> io::Result<()> {
+    let (outbox, control) = (Outbox::default(), Control::default());
+    let (steps, queue) = mpsc::sync_channel(MAX_STEPS);
+    let (wake, waker) = io::pipe()?;
+    let worker = Worker::new(runtime, &outbox, &control, &Strays::start()?);
+    thread::Builder::new().spawn(move || worker.work(&queue, wake))?;
+    let writer = outbox.clone();
+    thread::Builder::new().spawn(move || writer.deliver())?;
+    let session = Session {
+        outbox: outbox.clone(),
+        control,
+        steps,
+        waker: Arc::new(waker),
+        started: Instant::now(),
+    };
+    let mut ear: Option<JoinHandle<()>> = None;
+    loop {
+        let (stream, _) = listener.accept()?;
+        outbox.cut_off();
+        if let Some(ear) = ear.take() {
+            // It ends with the connection, and has told how that ended.
+            _ = ear.join();
+        }
+        let reader = stream.try_clone()?;
+        outbox.connect(stream);
+        let session = session.clone();
+        // Without a thread to hear it (the session has too many processes), an agent is turned away.
+        match thread::Builder::new().spawn(move || session.hear(reader)) {
+            Ok(thread) => ear = Some(thread),
+            Err(_) => outbox.disconnect(true),
+        }
+    }
+}
+
+/// What hears the agent.
 #[derive(Clone, Debug)]
 struct Session {
     outbox: Outbox,
-    batch: Arc<Batch>,
-    query: Arc<Query>,
-    steps: mpsc::Sender<Step>,
+    control: Control,
+    steps: mpsc::SyncSender<Step>,
+    /// One byte for each step.
+    waker: Arc<PipeWriter>,
     started: Instant,
 }
 
 impl Session {
+    /// Handles the requests of an agent until it goes away or talks nonsense.
+    fn hear(&self, mut agent: UnixStream) {
+        let was_reset = loop {
+            match Frame::read_from(&mut agent) {
+                Ok(Some(frame)) => self.handle(Request::from_frame(frame)),
+                Ok(None) => break false,
+                // What it had not read by then goes to the next one.
+                Err(FrameError::Io(error)) => break error.kind() != io::ErrorKind::UnexpectedEof,
+                Err(_) => break true,
+            }
+        };
+        self.outbox.disconnect(was_reset);
+    }
+
     fn handle(&self, request: Request) {
         let step = match request {
             Request::Clean(command) => Step::Clean(command),
             Request::Build(command) => Step::Build(command),
             Request::Exec(command) => Step::Exec(command),
             Request::Code(code) => Step::Code(code),
-            Request::Complete(_) if self.query.is_busy() || self.batch.is_busy() => {
-                return self.outbox.send(&Record::Completion("[]".to_owned()));
+            Request::Complete(_) if self.control.is_busy() => {
+                return self.outbox.answer(&Record::Completion("[]".to_owned()));
             }
             Request::Complete(json) => Step::Complete(json),
             Request::Input(text) => {
-                if !self.batch.input(&text) {
-                    self.query.input(text);
+                if let Err(why) = self.control.input(text) {
+                    self.outbox.answer(&Record::Stderr(why.as_bytes().to_vec()));
                 }
                 return;
             }
-            Request::Interrupt => {
-                self.batch.interrupt();
-                self.query.interrupt();
-                return;
-            }
-            Request::Status => return self.outbox.send(&Record::Status(self.status())),
+            Request::Interrupt => return self.control.interrupt(),
+            Request::Status => return self.outbox.answer(&Record::Status(self.status())),
             Request::StartService(_) => {
                 let answer = r#"{"status": "failed", "error": "unsupported service"}"#;
-                return self.outbox.send(&Record::ServiceResult(answer.to_owned()));
+                return self.outbox.answer(&Record::ServiceResult(answer.to_owned()));
             }
             Request::Unknown(_) => return,
         };
-        // The worker never ends before the process does.
-        _ = self.steps.send(step);
+        if let Err(mpsc::TrySendError::Full(step)) = self.steps.try_send(step) {
+            return self.outbox.answer(&step.finished(-1));
+        }
+        // The pipe has room for more bytes than there can be steps.
+        _ = (&*self.waker).write_all(&[0]);
     }
 
     /// `{"started_at": <seconds>}` in msgpack.
@@ -129,41 +151,72 @@ impl Session {
     }
 }
 
-/// Runs steps in their order, for ever.
-fn work(queue: &mpsc::Receiver<Step>, batch: &Batch, query: &Query, outbox: &Outbox) {
-    // The interpreter starts before it is asked for: the first run finds it warm.
-    query.warm_up();
-    let mut build_failed = false;
-    for step in queue {
-        match step {
-            Step::Clean(command) => {
-                let exit_code = Some(batch.clean(&command));
-                outbox.send(&Record::CleanFinished { exit_code });
-            }
-            Step::Build(command) => {
-                let exit_code = batch.build(&command);
-                build_failed = exit_code != 0;
-                outbox.send(&Record::BuildFinished {
-                    exit_code: Some(exit_code),
-                });
-            }
-            Step::Exec(command) => {
-                let exit_code = if build_failed { 127 } else { batch.exec(&command) };
-                build_failed = false;
-                outbox.send(&Record::Finished {
-                    exit_code: Some(exit_code),
-                });
-            }
-            Step::Code(code) => {
-                let exit_code = match batch.query_by_file(&code) {
-                    Some(exit_code) => exit_code,
-                    None => query.run(&code),
-                };
-                outbox.send(&Record::Finished {
-                    exit_code: Some(exit_code),
-                });
-            }
-            Step::Complete(json) => outbox.send(&Record::Completion(query.complete(&json))),
+impl Step {
+    /// The record that ends it.
+    fn finished(&self, exit_code: i32) -> Record {
+        let exit_code = Some(exit_code);
+        match self {
+            Self::Clean(_) => Record::CleanFinished { exit_code },
+            Self::Build(_) => Record::BuildFinished { exit_code },
+            Self::Exec(_) | Self::Code(_) => Record::Finished { exit_code },
+            Self::Complete(_) => Record::Completion("[]".to_owned()),
         }
+    }
+}
+
+/// Runs steps in their order.
+#[derive(Debug)]
+struct Worker {
+    batch: Batch,
+    query: Query,
+    outbox: Outbox,
+    /// An exec step after a failed build is not run.
+    has_build_failed: bool,
+}
+
+impl Worker {
+    fn new(runtime: Runtime, outbox: &Outbox, control: &Control, strays: &Strays) -> Self {
+        let runtime = Arc::new(runtime);
+        Self {
+            batch: Batch::new(runtime.clone(), outbox.clone(), control.clone(), strays.clone()),
+            query: Query::new(runtime, outbox.clone(), control.clone(), strays.clone()),
+            outbox: outbox.clone(),
+            has_build_failed: false,
+        }
+    }
+
+    /// Ends when nobody can send steps any more.
+    fn work(mut self, queue: &mpsc::Receiver<Step>, mut wake: PipeReader) {
+        // The interpreter starts before it is asked for: the first run finds it warm.
+        self.query.warm_up();
+        loop {
+            self.query.idle_until(wake.as_fd());
+            match (wake.read(&mut [0]), queue.try_recv()) {
+                (Ok(1..), Ok(step)) => {
+                    let finished = self.run(&step);
+                    self.outbox.send(&finished);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn run(&mut self, step: &Step) -> Record {
+        let exit_code = match step {
+            Step::Clean(command) => self.batch.clean(command),
+            Step::Build(command) => {
+                let exit_code = self.batch.build(command);
+                self.has_build_failed = exit_code != 0;
+                exit_code
+            }
+            Step::Exec(_) if std::mem::take(&mut self.has_build_failed) => 127,
+            Step::Exec(command) => self.batch.exec(command),
+            Step::Code(code) => match self.batch.query_by_file(code) {
+                Some(exit_code) => exit_code,
+                None => self.query.run(code),
+            },
+            Step::Complete(json) => return Record::Completion(self.query.complete(json)),
+        };
+        step.finished(exit_code)
     }
 }

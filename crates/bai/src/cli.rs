@@ -1,5 +1,6 @@
 //! The command line: parsing, logging, exit codes.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +34,8 @@ enum Command {
     Up(cmd::up::Args),
     /// Print the settings that point clients at the server of this machine
     Env(cmd::env::Args),
+    /// Look at and change what a server is configured with: images, aliases, registries
+    Etcd(cmd::etcd::Args),
     /// Print a new random keypair
     GenKeypair(cmd::gen_keypair::Args),
 }
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
             Command::Run(args) => cmd::run::run(*args).await,
             Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Etcd(args) => cmd::etcd::run(args).await,
             Command::GenKeypair(args) => cmd::gen_keypair::run(&args).map(|()| ExitCode::SUCCESS),
         }
     });
@@ -66,7 +70,8 @@ pub fn main() -> ExitCode {
 
 fn start_logging(verbose: u8, is_server: bool) {
     let level = match (verbose, is_server) {
-        (0, false) => "warn",
+        // What the machine refuses is said in one line by the command itself.
+        (0, false) => "warn,bai_agent::runtime=error",
         (0, true) => "info",
         (1, _) => "info,bai=debug,bai_core=debug,bai_gateway=debug,bai_agent=debug",
         _ => "trace",
@@ -75,6 +80,7 @@ fn start_logging(verbose: u8, is_server: bool) {
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // A program that embeds this one may have its own.
     _ = logging.try_init();

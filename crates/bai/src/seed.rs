@@ -1,6 +1,8 @@
 //! What a new database holds: the domain, group and policy that clients take for granted, and two accounts with random
 //! keypairs. There are no published default credentials.
 
+use std::path::Path;
+
 use anyhow::Result;
 use bai_model::random::Random;
 use bai_model::{
@@ -21,29 +23,24 @@ const IDLE_TIMEOUT: i64 = 1800;
 /// Sessions at once under the default policy.
 const MAX_SESSIONS: i64 = 30;
 
-/// Whether accounts get passwords. Hashing one takes a quarter of a second, which a stack of one command saves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passwords {
-    Random,
-    None,
-}
-
-/// Fills an empty database and returns the new accounts.
+/// Fills an empty database and returns the new accounts, which are written to `data_dir` before the database is: whoever
+/// finds accounts there finds their keys. Without a directory they get no passwords either: hashing one takes a quarter
+/// of a second, which a stack of one command saves.
 ///
 /// # Errors
-/// When the database cannot be written; nothing is written then.
+/// When the database or the directory cannot be written; the database is empty then.
 pub async fn seed(
     store: &Store,
     random: &dyn Random,
     now: DateTime<Utc>,
-    passwords: Passwords,
+    data_dir: Option<&Path>,
 ) -> Result<Credentials> {
     let superadmin = new_account("admin@localhost", random);
     let user = new_account("user@localhost", random);
     let group = bai_model::GroupId::generate(random);
-    let hashes = match passwords {
-        Passwords::None => [None, None],
-        Passwords::Random => {
+    let hashes = match data_dir {
+        None => [None, None],
+        Some(_) => {
             let secrets = [superadmin.password.clone(), user.password.clone()];
             tokio::task::spawn_blocking(move || {
                 secrets.map(|secret| bai_core::Manager::hash_password(&secret).ok())
@@ -136,8 +133,12 @@ pub async fn seed(
         .await?;
         tx.add_user_to_group(id, group).await?;
     }
+    let credentials = Credentials { superadmin, user };
+    if let Some(data_dir) = data_dir {
+        credentials.save(data_dir)?;
+    }
     tx.commit().await?;
-    Ok(Credentials { superadmin, user })
+    Ok(credentials)
 }
 
 fn new_account(email: &str, random: &dyn Random) -> Account {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
-use bai_agent::{Agent, AgentOptions};
+use bai_agent::{Agent, AgentOptions, Images};
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
@@ -15,6 +15,7 @@ use bai_gateway::GatewayOptions;
 use bai_model::AgentId;
 use bai_model::random::Random;
 use bai_model::time::Clock;
+use bai_proto::sandbox::Refusal;
 use bai_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -23,11 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::credentials::Credentials;
 use crate::runner;
-use crate::seed::{Passwords, seed};
+use crate::seed::seed;
 use crate::system::{SystemClock, SystemRandom};
 
 /// Namespace of the configuration store's keys.
 const NAMESPACE: &str = "local";
+/// The embedded configuration store, in the data directory.
+const CONFIG_FILE: &str = "config.db";
 /// Events of an agent that may wait for the manager.
 const EVENT_BACKLOG: usize = 1024;
 
@@ -52,8 +55,6 @@ pub struct Stack {
     pub endpoint: String,
     /// Made by this start, if the database was empty.
     pub new_credentials: Option<Credentials>,
-    /// Protections that this machine refuses, in words.
-    pub refusals: Vec<String>,
     pub manager: Arc<Manager>,
     agent: Arc<Agent>,
     stopping: CancellationToken,
@@ -87,31 +88,26 @@ impl Stack {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
 
-        let (database, config) = backends(&options);
+        let (database, config_uri) = backends(&options);
         let store = Store::open(&database)
             .await
             .with_context(|| format!("cannot open the database {database}"))?;
         let new_credentials = if store.reader().count_users().await? == 0 {
-            let passwords = if options.ephemeral {
-                Passwords::None
-            } else {
-                Passwords::Random
-            };
+            let kept = (!options.ephemeral).then_some(options.data_dir.as_path());
             Some(
-                seed(&store, random.as_ref(), clock.now(), passwords)
+                seed(&store, random.as_ref(), clock.now(), kept)
                     .await
                     .context("cannot fill the new database")?,
             )
         } else {
             None
         };
-        let kv = kv::open(&config, Arc::clone(&clock)).await;
-        let kv = kv.with_context(|| format!("cannot open the configuration store {config}"))?;
-        let config = Config::new(kv, NAMESPACE);
+        let config = open_config(&config_uri, Arc::clone(&clock)).await?;
         let broker = broker::open("memory:", Arc::clone(&clock)).await?;
         let manager = Manager::start(ManagerOptions {
             store,
             config,
+            registries: bai_registry::Options::default(),
             broker,
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
@@ -120,6 +116,11 @@ impl Stack {
 
         let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
         let runtime = Arc::new(process_runtime(&options)?);
+        if !options.ephemeral {
+            // Before anybody counts on it: what the machine refuses is in the log then.
+            let probed = runtime.probe().await;
+            probed.context("this machine cannot run sessions")?;
+        }
         let id = AgentId("i-local".to_owned());
         let mut agent_options = AgentOptions::new(
             id.clone(),
@@ -129,7 +130,7 @@ impl Stack {
             random.clone(),
             events,
         );
-        agent_options.only_image = options.only_image.clone();
+        agent_options.images = Images::of_host(options.only_image.clone());
         let agent = Agent::start(agent_options)
             .await
             .context("cannot start the agent")?;
@@ -148,18 +149,21 @@ impl Stack {
         };
         let router = bai_gateway::router(Arc::clone(&manager), gateway);
         let server = tokio::spawn(bai_gateway::serve(listener, router, stopping.clone()));
-        let refusals = agent.refusals();
         let ephemeral = options.ephemeral;
         Ok(Self {
             endpoint,
             new_credentials,
-            refusals,
             manager,
             agent,
             stopping,
             server,
             ephemeral,
         })
+    }
+
+    /// Protections that this machine refuses to sessions, as far as those that were started have shown.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.agent.refusals()
     }
 
     /// Stops serving, lets running requests end, and stops the rest. Sessions of a system with data on disk go on and
@@ -174,6 +178,28 @@ impl Stack {
     }
 }
 
+/// The configuration of the server whose data is in `data_dir`, while that server does not run: the file belongs to one
+/// process at a time.
+///
+/// # Errors
+/// When no server ever ran there, or the file cannot be opened.
+pub async fn open_embedded_config(data_dir: &Path) -> Result<Config> {
+    let file = data_dir.join(CONFIG_FILE);
+    if !file.exists() {
+        bail!(
+            "{} has no configuration store; start a server there with `bai up`, or name another directory with --data-dir",
+            data_dir.display()
+        );
+    }
+    open_config(&format!("embedded://{}", file.display()), Arc::new(SystemClock)).await
+}
+
+async fn open_config(uri: &str, clock: Arc<dyn Clock>) -> Result<Config> {
+    let kv = kv::open(uri, clock).await;
+    let kv = kv.with_context(|| format!("cannot open the configuration store {uri}"))?;
+    Ok(Config::new(kv, NAMESPACE))
+}
+
 /// The addresses of the databases.
 fn backends(options: &StackOptions) -> (String, String) {
     if options.ephemeral {
@@ -182,7 +208,7 @@ fn backends(options: &StackOptions) -> (String, String) {
     let file = |name: &str| options.data_dir.join(name).display().to_string();
     (
         format!("sqlite://{}", file("bai.db")),
-        format!("embedded://{}", file("config.db")),
+        format!("embedded://{}", file(CONFIG_FILE)),
     )
 }
 

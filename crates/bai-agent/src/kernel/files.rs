@@ -1,304 +1,226 @@
-//! A kernel's files, from the host's side: everything below its `work` folder and nothing else.
+//! Files of a kernel, as its users see them below `/home/work` (`agent-protocol.md` 2.7, 2.8), handled on the host.
 //!
-//! Invariant: paths are walked with `openat2(RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)` or without following links at all,
-//! so that no link that a session plants leads the agent, which may be root, out of the folder.
-//!
-//! All functions block; callers put them on the blocking pool.
+//! Invariants: paths are resolved by [`super::beneath`], so that nothing outside the work folder and the mounted folders
+//! is touched; what is written belongs to the session's user. Everything here blocks.
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::ffi::OsStr;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use bai_proto::agent::{AgentError, FileListing};
 use bytes::Bytes;
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, fchown, fchownat};
+use nix::sys::stat::{FileStat, SFlag};
 
-/// Where the folder is inside the session.
+use super::beneath::{Folder, kind};
+
+/// Where users see their files.
 const HOME: &str = "/home/work";
-/// The largest archive that is given out (`agent-protocol.md` 2.7).
-const MAX_ARCHIVE: usize = 1 << 20;
-/// Entries of one listing.
-const MAX_ENTRIES: usize = 10_000;
+/// A download of this size or more is refused.
+const MAX_DOWNLOAD: usize = 1 << 20;
+const MAX_DEPTH: usize = 64;
+/// The session's user inside (`bai_proto::sandbox`).
+const USER: (u64, &str) = (1000, "work");
 
-/// A path as a client gave it, relative to the folder; `None` when it leaves it.
-fn relative(path: &str) -> Option<PathBuf> {
-    let path = Path::new(path);
-    let path = if path.is_absolute() {
-        path.strip_prefix(HOME).ok()?
-    } else {
-        path
-    };
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::CurDir => {}
-            Component::ParentDir => {
-                if !clean.pop() {
-                    return None;
-                }
-            }
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(clean)
+/// The folders of a kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    /// Host path of `/home/work`.
+    pub work: PathBuf,
+    /// Folders below it: name, host path, writable.
+    pub mounts: Vec<(String, PathBuf, bool)>,
 }
 
-fn open_beneath(root: &File, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .mode(if flags.contains(OFlag::O_CREAT) {
-            Mode::from_bits_truncate(0o644)
-        } else {
-            Mode::empty()
+/// A path inside, with the folder that it is in.
+#[derive(Debug, PartialEq)]
+struct Place {
+    root: PathBuf,
+    relative: PathBuf,
+    writable: bool,
+    /// As the user would write it, absolute.
+    shown: String,
+}
+
+impl Tree {
+    /// Where `path` leads, without looking; `None` if it leaves `/home/work`.
+    fn locate(&self, path: &str) -> Option<Place> {
+        if path.contains('\0') {
+            return None;
+        }
+        let path = Path::new(HOME).join(path);
+        let mut parts: Vec<&OsStr> = Vec::new();
+        for component in path.components() {
+            match component {
+                Component::Normal(part) => parts.push(part),
+                Component::ParentDir => _ = parts.pop()?,
+                Component::RootDir | Component::CurDir => {}
+                Component::Prefix(_) => return None,
+            }
+        }
+        let parts: Vec<&OsStr> = parts.strip_prefix(&["home".as_ref(), "work".as_ref()])?.to_vec();
+        let shown = Path::new(HOME).join(parts.iter().collect::<PathBuf>());
+        let shown = shown.to_str()?.trim_end_matches('/').to_owned();
+        let mount = parts
+            .first()
+            .and_then(|first| self.mounts.iter().find(|(name, ..)| *first == OsStr::new(name)));
+        Some(match mount {
+            Some((_, host, writable)) => Place {
+                root: host.clone(),
+                relative: parts[1..].iter().collect(),
+                writable: *writable,
+                shown,
+            },
+            None => Place {
+                root: self.work.clone(),
+                relative: parts.iter().collect(),
+                writable: true,
+                shown,
+            },
         })
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    openat2(root.as_fd(), path, how)
-}
-
-fn agent_error(kind: &str, error: impl std::fmt::Display) -> AgentError {
-    AgentError::exception(kind, error.to_string())
-}
-
-/// Writes a file, making its folders; both belong to the folder's owner.
-///
-/// # Errors
-/// `ValueError` for a path that leaves the folder, `OSError` for what the disk says.
-pub fn upload(work: &Path, path: &str, data: &Bytes) -> Result<(), AgentError> {
-    let outside = || agent_error("ValueError", format!("the path leaves {HOME}: {path}"));
-    let clean = relative(path)
-        .filter(|clean| !clean.as_os_str().is_empty())
-        .ok_or_else(outside)?;
-    let failed = |error: Errno| match error {
-        Errno::EXDEV | Errno::ELOOP => outside(),
-        error => agent_error("OSError", format!("{path}: {}", error.desc())),
-    };
-    let root = File::open(work).map_err(|error| agent_error("OSError", error))?;
-    let owner = root.metadata().map_err(|error| agent_error("OSError", error))?;
-    let (uid, gid) = (Some(Uid::from_raw(owner.uid())), Some(Gid::from_raw(owner.gid())));
-    let mut folder = open_beneath(&root, Path::new(""), OFlag::O_DIRECTORY).map_err(failed)?;
-    let mut walked = PathBuf::new();
-    for component in clean.parent().into_iter().flat_map(Path::components) {
-        match mkdirat(&folder, component.as_os_str(), Mode::from_bits_truncate(0o755)) {
-            Ok(()) => {
-                _ = fchownat(
-                    &folder,
-                    component.as_os_str(),
-                    uid,
-                    gid,
-                    AtFlags::AT_SYMLINK_NOFOLLOW,
-                )
-            }
-            Err(Errno::EEXIST) => {}
-            Err(error) => return Err(failed(error)),
-        }
-        walked.push(component);
-        folder = open_beneath(&root, &walked, OFlag::O_DIRECTORY).map_err(failed)?;
     }
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-    let file = open_beneath(&root, &clean, flags).map_err(failed)?;
-    _ = fchown(&file, uid, gid);
-    File::from(file)
-        .write_all(data)
-        .map_err(|error| agent_error("OSError", error))
-}
 
-/// A tar archive of a file or a folder, named by its last part.
-///
-/// # Errors
-/// `FileNotFoundError` for what is not there or outside, `AssertionError` for what is too large.
-pub fn download(work: &Path, path: &str) -> Result<Bytes, AgentError> {
-    let shown = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("{HOME}/{path}")
-    };
-    let missing = || agent_error("FileNotFoundError", format!("Could not found the file: {shown}"));
-    let clean = relative(path).ok_or_else(missing)?;
-    let root = File::open(work).map_err(|error| agent_error("OSError", error))?;
-    let opened = open_beneath(&root, &clean, OFlag::O_RDONLY).map_err(|_| missing())?;
-    let name = clean
-        .file_name()
-        .map_or_else(|| PathBuf::from("work"), PathBuf::from);
-    let mut archive = Archive {
-        builder: tar::Builder::new(Vec::new()),
-        size: 0,
-    };
-    archive.add(&name, opened)?;
-    let bytes = archive
-        .builder
-        .into_inner()
-        .map_err(|error| agent_error("OSError", error))?;
-    if bytes.len() >= MAX_ARCHIVE {
-        Err(too_large())
-    } else {
-        Ok(bytes.into())
-    }
-}
-
-fn too_large() -> AgentError {
-    agent_error("AssertionError", "too large file.")
-}
-
-struct Archive {
-    builder: tar::Builder<Vec<u8>>,
-    size: usize,
-}
-
-impl Archive {
-    /// Adds an opened file or folder; links and devices within a folder are left out.
-    fn add(&mut self, name: &Path, opened: OwnedFd) -> Result<(), AgentError> {
-        let failed = |error: std::io::Error| agent_error("OSError", error);
-        let found = fstat(&opened).map_err(|error| failed(error.into()))?;
-        let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(found.st_mode & 0o7777);
-        header.set_mtime(u64::try_from(found.st_mtime).unwrap_or(0));
-        if kind == SFlag::S_IFDIR {
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_size(0);
-            self.builder
-                .append_data(&mut header, name, std::io::empty())
-                .map_err(failed)?;
-            return self.add_entries(name, opened);
-        }
-        if kind != SFlag::S_IFREG {
-            return Err(agent_error(
-                "FileNotFoundError",
-                format!("Could not found the file: {}", name.display()),
+    /// Writes a file, replacing what is there. `unique` is a text that no other upload has.
+    ///
+    /// # Errors
+    /// With the Python name of what went wrong.
+    pub fn upload(&self, path: &str, data: &[u8], unique: &str) -> Result<(), AgentError> {
+        let place = self.locate(path);
+        let place = place.ok_or_else(|| refused(format!("the path leaves {HOME}: {path}")))?;
+        let Some(name) = place.relative.file_name() else {
+            return Err(AgentError::exception(
+                "IsADirectoryError",
+                format!("it is a folder: {}", place.shown),
             ));
+        };
+        if !place.writable {
+            return Err(refused(format!(
+                "the folder is mounted read-only: {}",
+                place.shown
+            )));
         }
-        let mut data = Vec::new();
-        let left = MAX_ARCHIVE.saturating_sub(self.size) as u64;
-        File::from(opened)
-            .take(left + 1)
-            .read_to_end(&mut data)
-            .map_err(failed)?;
-        self.size += data.len();
-        if self.size > MAX_ARCHIVE {
-            return Err(too_large());
-        }
-        header.set_size(data.len() as u64);
-        self.builder
-            .append_data(&mut header, name, data.as_slice())
-            .map_err(failed)
+        let parent = place.relative.parent().unwrap_or(Path::new(""));
+        let write = || {
+            let root = Folder::open(&place.root)?;
+            root.make(parent)?.write(name, data, &root, unique)
+        };
+        write().map_err(|error| exception_of(&error, &place.shown))
     }
 
-    fn add_entries(&mut self, name: &Path, folder: OwnedFd) -> Result<(), AgentError> {
-        let failed = |error: Errno| agent_error("OSError", error.desc());
-        for entry in entries(&folder).map_err(failed)? {
-            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            let Ok(opened) = openat(&folder, entry.as_c_str(), flags, Mode::empty()) else {
-                continue;
-            };
-            let entry_name = name.join(entry.to_string_lossy().as_ref());
-            let kind = fstat(&opened).map(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT);
-            if let Ok(SFlag::S_IFREG | SFlag::S_IFDIR) = kind {
-                self.add(&entry_name, opened)?;
+    /// An archive of a file or folder under its base name.
+    ///
+    /// # Errors
+    /// `FileNotFoundError`, or `AssertionError` when it is too large.
+    pub fn download(&self, path: &str) -> Result<Bytes, AgentError> {
+        let shown = match path.starts_with('/') {
+            true => path.to_owned(),
+            false => format!("{HOME}/{path}"),
+        };
+        let missing =
+            || AgentError::exception("FileNotFoundError", format!("Could not found the file: {shown}"));
+        let place = self.locate(path).ok_or_else(missing)?;
+        let base = Path::new(&place.shown).file_name().unwrap_or(OsStr::new("work"));
+        let mut archive = Archive {
+            builder: tar::Builder::new(Bounded(Vec::new())),
+        };
+        let root = Folder::open(&place.root).map_err(|_| missing())?;
+        let file = root.file(&place.relative).map_err(|_| missing())?;
+        let stat = nix::sys::stat::fstat(&file).map_err(|_| missing())?;
+        let packed = match kind(&stat) {
+            SFlag::S_IFREG => archive.file(Path::new(base), &stat, file),
+            SFlag::S_IFDIR => root
+                .folder(&place.relative)
+                .and_then(|folder| archive.folder(Path::new(base), &folder, 0)),
+            _ => return Err(missing()),
+        };
+        packed
+            .and_then(|()| archive.builder.into_inner())
+            .map(|bytes| Bytes::from(bytes.0))
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::FileTooLarge => AgentError::exception("AssertionError", "too large file."),
+                _ => exception_of(&error, &place.shown),
+            })
+    }
+
+    /// What is in a folder.
+    pub fn list(&self, path: &str) -> FileListing {
+        let missing = || FileListing {
+            files: String::new(),
+            errors: "No such file or directory".to_owned(),
+            abspath: None,
+        };
+        let Some(place) = self.locate(path) else {
+            return missing();
+        };
+        let abspath = Some(format!("{}/\n", place.shown));
+        let folder = Folder::open(&place.root).and_then(|root| root.folder(&place.relative));
+        let folder = match folder {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                let errors = format!(
+                    "NotADirectoryError: [Errno 20] Not a directory: '{}'\n",
+                    place.shown
+                );
+                return FileListing {
+                    files: String::new(),
+                    errors,
+                    abspath,
+                };
             }
+            Err(_) => return missing(),
+        };
+        let is_home = place.root == self.work && place.relative.as_os_str().is_empty();
+        let mut entries = Vec::new();
+        let names = folder.names().into_iter().flatten();
+        for name in names {
+            let mount = self
+                .mounts
+                .iter()
+                .find(|(mount, ..)| is_home && name == OsStr::new(mount));
+            let stat = match mount {
+                Some((_, host, _)) => Folder::open(host).and_then(|folder| folder.own_stat()),
+                None => folder.stat(&name),
+            };
+            // What has vanished meanwhile is not listed.
+            entries.extend(stat.ok().map(|stat| entry(&name.to_string_lossy(), &stat)));
         }
-        Ok(())
+        FileListing {
+            files: format!("[{}]\n", entries.join(", ")),
+            errors: String::new(),
+            abspath,
+        }
     }
 }
 
-fn entries(folder: &OwnedFd) -> nix::Result<Vec<CString>> {
-    let again = openat(
-        folder,
-        ".",
-        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?;
-    let mut names = Vec::new();
-    for entry in Dir::from_fd(again)?.iter() {
-        let name = entry?.file_name().to_owned();
-        if !matches!(name.as_bytes(), b"." | b"..") {
-            names.push(name);
-        }
-        if names.len() == MAX_ENTRIES {
-            break;
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// A folder's entries in the form of `agent-protocol.md` 2.8. What is missing or outside looks the same.
-pub fn list(work: &Path, path: &str) -> FileListing {
-    let missing = || FileListing {
-        files: String::new(),
-        errors: "No such file or directory".to_owned(),
-        abspath: None,
-    };
-    let Some(clean) = relative(path) else {
-        return missing();
-    };
-    let Ok(root) = File::open(work) else {
-        return missing();
-    };
-    let Ok(folder) = open_beneath(&root, &clean, OFlag::O_RDONLY | OFlag::O_DIRECTORY) else {
-        return missing();
-    };
-    let Ok(names) = entries(&folder) else {
-        return missing();
-    };
-    let described: Vec<serde_json::Value> = names
-        .iter()
-        .filter_map(|name| {
-            let found = fstatat(&folder, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-            Some(serde_json::json!({
-                "mode": mode_text(&found),
-                "size": found.st_size,
-                "ctime": seconds(found.st_ctime, found.st_ctime_nsec),
-                "mtime": seconds(found.st_mtime, found.st_mtime_nsec),
-                "atime": seconds(found.st_atime, found.st_atime_nsec),
-                "filename": name.to_string_lossy(),
-            }))
-        })
-        .collect();
-    let shown = Path::new(HOME).join(&clean);
-    FileListing {
-        files: serde_json::Value::Array(described).to_string(),
-        errors: String::new(),
-        abspath: Some(format!(
-            "{}/\n",
-            shown.display().to_string().trim_end_matches('/')
-        )),
-    }
-}
-
-fn seconds(whole: i64, nanoseconds: i64) -> f64 {
-    whole as f64 + nanoseconds as f64 / 1e9
+/// An entry in the form that Python's `json` gives it.
+fn entry(name: &str, stat: &FileStat) -> String {
+    let time = |seconds: i64, nanoseconds: i64| seconds as f64 + nanoseconds as f64 / 1e9;
+    format!(
+        r#"{{"mode": "{}", "size": {}, "ctime": {:?}, "mtime": {:?}, "atime": {:?}, "filename": {}}}"#,
+        mode_text(stat.st_mode),
+        stat.st_size,
+        time(stat.st_ctime, stat.st_ctime_nsec),
+        time(stat.st_mtime, stat.st_mtime_nsec),
+        time(stat.st_atime, stat.st_atime_nsec),
+        serde_json::Value::from(name),
+    )
 }
 
 /// `drwxr-xr-x`.
-fn mode_text(found: &FileStat) -> String {
-    let kind = match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+fn mode_text(mode: u32) -> String {
+    let kind = match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
         SFlag::S_IFDIR => 'd',
         SFlag::S_IFLNK => 'l',
-        SFlag::S_IFIFO => 'p',
-        SFlag::S_IFSOCK => 's',
         SFlag::S_IFCHR => 'c',
         SFlag::S_IFBLK => 'b',
+        SFlag::S_IFIFO => 'p',
+        SFlag::S_IFSOCK => 's',
         _ => '-',
     };
     let mut text = String::from(kind);
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let bits = found.st_mode >> shift;
+        let bits = mode >> shift;
         text.push(if bits & 4 != 0 { 'r' } else { '-' });
         text.push(if bits & 2 != 0 { 'w' } else { '-' });
-        text.push(match (found.st_mode & special != 0, bits & 1 != 0) {
+        text.push(match (mode & special != 0, bits & 1 != 0) {
             (true, true) => letter,
             (true, false) => letter.to_ascii_uppercase(),
             (false, true) => 'x',
@@ -308,87 +230,117 @@ fn mode_text(found: &FileStat) -> String {
     text
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
+fn refused(message: String) -> AgentError {
+    AgentError::exception("PermissionError", message)
+}
 
-    use super::*;
-
-    fn kind(error: AgentError) -> String {
-        error.repr().split('(').next().unwrap_or_default().to_owned()
-    }
-
-    #[test]
-    fn files_come_out_as_they_went_in() {
-        let folder = tempfile::tempdir().expect("a folder");
-        upload(folder.path(), "a/b.txt", &Bytes::from_static(b"hello")).expect("an upload");
-        let archive = download(folder.path(), "/home/work/a/b.txt").expect("a download");
-        let mut archive = tar::Archive::new(archive.as_ref());
-        let mut entry = archive
-            .entries()
-            .expect("entries")
-            .next()
-            .expect("one")
-            .expect("readable");
-        assert_eq!(entry.path().expect("a path").to_str(), Some("b.txt"));
-        let mut text = String::new();
-        entry.read_to_string(&mut text).expect("text");
-        assert_eq!(text, "hello");
-        let listing = list(folder.path(), "a");
-        assert_eq!(listing.abspath.as_deref(), Some("/home/work/a/\n"));
-        assert!(
-            listing.files.contains("\"-rw-r--r--\"") && listing.files.contains("\"b.txt\""),
-            "{}",
-            listing.files
-        );
-    }
-
-    #[test]
-    fn nothing_outside_can_be_reached() {
-        let folder = tempfile::tempdir().expect("a folder");
-        symlink("/etc", folder.path().join("etc")).expect("a link");
-        symlink("/etc/passwd", folder.path().join("passwd")).expect("a link");
-        for path in [
-            "/etc/passwd",
-            "../x",
-            "a/../../x",
-            "etc/passwd",
-            "passwd",
-            "/home/workshop/x",
-        ] {
-            assert_eq!(
-                kind(download(folder.path(), path).expect_err(path)),
-                "FileNotFoundError",
-                "{path}"
-            );
-            assert_eq!(
-                kind(upload(folder.path(), path, &Bytes::from_static(b"x")).expect_err(path)),
-                "ValueError",
-                "{path}"
-            );
-            assert_eq!(
-                list(folder.path(), path).errors,
-                "No such file or directory",
-                "{path}"
-            );
+/// What Python would raise for `error`, about the path as the user sees it.
+fn exception_of(error: &io::Error, shown: &str) -> AgentError {
+    let (kind, reason) = match error.kind() {
+        io::ErrorKind::NotFound => ("FileNotFoundError", "no such file or folder".to_owned()),
+        io::ErrorKind::NotADirectory => (
+            "NotADirectoryError",
+            "a part of the path is not a folder".to_owned(),
+        ),
+        io::ErrorKind::IsADirectory => ("IsADirectoryError", "it is a folder".to_owned()),
+        _ if matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP)) => {
+            ("PermissionError", format!("a link on the path leaves {HOME}"))
         }
-        assert_eq!(list(folder.path(), "etc").errors, "No such file or directory");
-        // Within a folder, links are left out.
-        let archive = download(folder.path(), ".").expect("the folder itself");
-        let names = tar::Archive::new(archive.as_ref())
-            .entries()
-            .expect("entries")
-            .count();
-        assert_eq!(names, 1);
+        io::ErrorKind::PermissionDenied => ("PermissionError", "permission denied".to_owned()),
+        _ => ("OSError", error.to_string()),
+    };
+    AgentError::exception(kind, format!("{reason}: {shown}"))
+}
+
+struct Archive {
+    builder: tar::Builder<Bounded>,
+}
+
+impl Archive {
+    fn file(&mut self, name: &Path, stat: &FileStat, mut file: std::fs::File) -> io::Result<()> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if size >= MAX_DOWNLOAD as u64 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut data = Vec::new();
+        // A file that grows meanwhile is cut, one that shrinks is shorter: the header says what is there.
+        (&mut file).take(size).read_to_end(&mut data)?;
+        let mut header = header(stat, tar::EntryType::Regular);
+        header.set_size(data.len() as u64);
+        self.builder.append_data(&mut header, name, data.as_slice())
     }
 
-    #[test]
-    fn large_files_are_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("big"), vec![0; 2 << 20]).expect("a file");
-        assert_eq!(
-            download(folder.path(), "big").expect_err("too large").repr(),
-            "AssertionError('too large file.')"
-        );
+    fn folder(&mut self, name: &Path, folder: &Folder, depth: usize) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut header_of_folder = header(&folder.own_stat()?, tar::EntryType::Directory);
+        self.builder
+            .append_data(&mut header_of_folder, name, io::empty())?;
+        for child in folder.names()? {
+            let path = name.join(&child);
+            let Ok(stat) = folder.stat(&child) else { continue };
+            match kind(&stat) {
+                SFlag::S_IFDIR => self.folder(&path, &folder.child(&child)?, depth + 1)?,
+                SFlag::S_IFREG => {
+                    if let Some(file) = folder.child_file(&child)? {
+                        self.file(&path, &stat, file)?;
+                    }
+                }
+                SFlag::S_IFLNK => {
+                    let target = folder.read_link(&child)?;
+                    if leads_down(Path::new(&target)) {
+                        let mut header = header(&stat, tar::EntryType::Symlink);
+                        self.builder.append_link(&mut header, &path, target)?;
+                    }
+                }
+                // Pipes, sockets and devices have no content.
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
+
+/// Whether a link cannot lead out of the archive, wherever it is unpacked. Others are left out: unpacking twice in one
+/// place would write through them.
+fn leads_down(target: &Path) -> bool {
+    target
+        .components()
+        .all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
+}
+
+fn header(stat: &FileStat, kind: tar::EntryType) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(stat.st_mode & 0o7777);
+    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+    header.set_uid(USER.0);
+    header.set_gid(USER.0);
+    // The name is short ASCII, which always fits.
+    _ = header
+        .set_username(USER.1)
+        .and_then(|()| header.set_groupname(USER.1));
+    header.set_size(0);
+    header
+}
+
+/// Memory that refuses to become larger than a download may be.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() >= MAX_DOWNLOAD {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,16 @@
-//! One kernel: its record, the connection to its runner, its files.
+//! Kernels: their state on disk and in memory, their lives, runs and files.
 
-pub mod client;
-pub mod console;
-pub mod files;
-pub mod logs;
-pub mod state;
+mod beneath;
+mod client;
+mod config_dir;
+mod console;
+mod drive;
+pub(crate) mod files;
+pub(crate) mod lifecycle;
+pub(crate) mod logs;
+mod output;
+mod plan;
+pub(crate) mod registry;
+pub(crate) mod run;
+mod state;
+mod trash;

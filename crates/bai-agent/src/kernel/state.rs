@@ -1,88 +1,168 @@
-//! What the agent knows of a kernel, on disk: `<scratch>/<kernel>/kernel.json`, written before the kernel runs, so that the
-//! next agent process finds it (crash-only).
+//! What an agent keeps on disk about a kernel: `<scratch>/kernel.json`, outside of what the session sees.
+//!
+//! Invariants: before a kernel is told to run, the file is replaced durably in one step (temporary file, fsync, rename,
+//! fsync of the folder); a folder without a readable file was never told to run, or was lost with the machine.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use bai_model::KernelId;
-use bai_proto::agent::KernelCreated;
+use bai_model::{KernelId, ResourceSlot, RunId};
+use bai_proto::agent::{KernelCreated, ServicePort};
 use serde::{Deserialize, Serialize};
 
-use crate::resource::Allocation;
+use super::files::Tree;
+use crate::resource::Grant;
 use crate::runtime::KernelSpec;
 
-/// The record of a kernel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct KernelState {
-    pub kernel: KernelId,
-    /// Distinguishes the lives of a restarted kernel.
-    pub generation: u64,
-    /// The runtime's name; none until the kernel runs.
-    pub container_id: Option<String>,
-    pub allocation: Allocation,
-    /// See [`KernelSpec::index`]; also decides the port numbers.
-    pub index: u32,
-    /// Seconds; 0 means never.
-    pub idle_timeout: u64,
-    pub runtime_type: String,
-    pub runtime_path: Option<String>,
-    pub environ: BTreeMap<String, String>,
+const FILE: &str = "kernel.json";
+/// Names the active run. Not fsynced: it need not survive the machine, as the kernel does not either.
+const RUN_FILE: &str = "active-run";
+
+/// How far a kernel has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    /// Not known to run. After a crash it is removed.
+    Creating,
+    Running,
+    /// Between two lives. After a crash it is kept, without processes, until the manager restarts or destroys it.
+    Restarting,
 }
 
-/// Ports of kernel `n` begin at this number plus twice `n`. Nothing listens on them with the process runtime; they are
-/// what the manager's records want to hold.
-const FIRST_PORT: u16 = 30_000;
-/// Kernels of one agent at once.
-pub const MAX_KERNELS: u32 = 10_000;
+/// A folder of the host that the kernel sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BoundFolder {
+    /// Name below `/home/work`.
+    pub name: String,
+    pub host: PathBuf,
+    pub writable: bool,
+}
+
+impl BoundFolder {
+    pub fn target(&self) -> String {
+        format!("/home/work/{}", self.name)
+    }
+}
+
+/// Everything needed to run a kernel, find it again, restart it and give back what it holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KernelState {
+    pub kernel: KernelId,
+    pub phase: Phase,
+    /// 1 at creation, one more with each restart.
+    pub generation: u64,
+    pub container_id: Option<String>,
+    pub image: String,
+    pub runtime_type: String,
+    pub runtime_path: Option<String>,
+    pub slots: ResourceSlot,
+    pub grant: Grant,
+    /// Ports of services; their host ports are among those of the grant.
+    pub service_ports: Vec<ServicePort>,
+    /// Seconds; 0 means never.
+    pub idle_timeout: u64,
+    pub environ: BTreeMap<String, String>,
+    pub folders: Vec<BoundFolder>,
+}
 
 impl KernelState {
-    /// What the runtime is told.
-    pub fn spec(&self, scratch: PathBuf) -> KernelSpec {
+    /// Reads the state in a kernel's folder; `None` if there is none that can be read.
+    pub fn read(scratch: &Path) -> Option<Self> {
+        let bytes = fs::read(scratch.join(FILE)).ok()?;
+        serde_json::from_slice(&bytes)
+            .inspect_err(
+                |error| tracing::error!(path = %scratch.display(), %error, "unreadable state of a kernel"),
+            )
+            .ok()
+    }
+
+    /// Writes the state durably. Blocking.
+    ///
+    /// # Errors
+    /// When the disk does not take it; the earlier state is in place then.
+    pub fn write(&self, scratch: &Path) -> io::Result<()> {
+        self.replace(scratch, File::sync_all)?;
+        File::open(scratch)?.sync_all()
+    }
+
+    /// Writes the state so that it survives this process, though maybe not the machine. Blocking.
+    ///
+    /// # Errors
+    /// As [`KernelState::write`].
+    pub fn write_quickly(&self, scratch: &Path) -> io::Result<()> {
+        self.replace(scratch, |_| Ok(()))
+    }
+
+    fn replace(&self, scratch: &Path, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+        let temporary = scratch.join("kernel.json.new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        sync(&file)?;
+        fs::rename(&temporary, scratch.join(FILE))
+    }
+
+    pub fn spec(&self, scratch: &Path) -> KernelSpec {
+        let folders = self.folders.iter();
         KernelSpec {
             kernel: self.kernel,
-            scratch,
+            scratch: scratch.to_owned(),
             environ: self.environ.clone(),
-            cpu_set: self.allocation.cpus.keys().copied().collect(),
-            memory: self.allocation.memory,
+            cpu_set: self.grant.share.cpu.keys().copied().collect(),
+            memory: self.grant.share.mem,
             runtime_type: self.runtime_type.clone(),
             runtime_path: self.runtime_path.clone(),
-            binds: Vec::new(),
-            index: self.index,
+            binds: folders
+                .map(|folder| (folder.host.clone(), folder.target(), folder.writable))
+                .collect(),
+            index: self.grant.index,
         }
     }
 
-    /// What the manager is told.
+    pub fn tree(&self, scratch: &Path) -> Tree {
+        let folders = self.folders.iter();
+        Tree {
+            work: scratch.join("work"),
+            mounts: folders
+                .map(|folder| (folder.name.clone(), folder.host.clone(), folder.writable))
+                .collect(),
+        }
+    }
+
+    /// What the manager is told. There are no terminals yet, hence no ports for them.
     pub fn created(&self) -> KernelCreated {
-        let port = FIRST_PORT + u16::try_from(self.index * 2).unwrap_or(0);
+        let port = |position: usize| self.grant.ports.get(position).copied().unwrap_or(0);
         KernelCreated {
             kernel_host: None,
-            repl_in_port: port,
-            repl_out_port: port + 1,
+            repl_in_port: port(0),
+            repl_out_port: port(1),
             stdin_port: 0,
             stdout_port: 0,
-            service_ports: Vec::new(),
+            service_ports: self.service_ports.clone(),
             container_id: self.container_id.clone().unwrap_or_default(),
         }
     }
+}
 
-    /// Writes the record so that a crash leaves the old one or the new one.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn save(&self, scratch: &Path) -> io::Result<()> {
-        let temporary = scratch.join(".kernel.json");
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(temporary, scratch.join("kernel.json"))?;
-        fs::File::open(scratch)?.sync_all()
-    }
+/// The run that was active when the agent was last heard of.
+pub(crate) fn read_active_run(scratch: &Path) -> Option<RunId> {
+    fs::read_to_string(scratch.join(RUN_FILE))
+        .ok()
+        .filter(|text| !text.is_empty())
+        .map(RunId)
+}
 
-    /// # Errors
-    /// When there is no record or it makes no sense.
-    pub fn load(scratch: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&fs::read(scratch.join("kernel.json"))?)?)
+/// Notes which run is active.
+pub(crate) fn note_active_run(scratch: &Path, run: Option<&RunId>) {
+    let file = scratch.join(RUN_FILE);
+    let noted = match run {
+        Some(run) => fs::write(&file, run.as_str()),
+        None => fs::remove_file(&file),
+    };
+    if let Err(error) = noted
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %file.display(), %error, "the active run could not be noted");
     }
 }

@@ -3,6 +3,8 @@
 //! Invariants: a runtime never forgets what it started: [`Runtime::adopt`] finds a kernel of a previous agent process
 //! again or says that it is gone; [`Runtime::kill`] returns only when no process of the kernel is left.
 
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod process;
 
 use std::collections::BTreeMap;
@@ -34,6 +36,23 @@ pub struct KernelSpec {
     pub binds: Vec<(PathBuf, String, bool)>,
     /// A small number that no other living kernel of this agent has, for per-kernel user ids and the like.
     pub index: u32,
+}
+
+impl KernelSpec {
+    /// A kernel of which only its folder is known, to find it and to kill it.
+    pub fn unknown(kernel: KernelId, scratch: PathBuf) -> Self {
+        Self {
+            kernel,
+            scratch,
+            environ: BTreeMap::new(),
+            cpu_set: Vec::new(),
+            memory: 0,
+            runtime_type: String::new(),
+            runtime_path: None,
+            binds: Vec::new(),
+            index: 0,
+        }
+    }
 }
 
 /// A kernel that runs.

@@ -1,13 +1,16 @@
 //! The broker: what managers and agents tell each other and may forget. A cache with expiry, counters, locks,
-//! publish/subscribe and bounded streams.
+//! publish/subscribe, bounded streams and heartbeats.
 //!
 //! Invariants: nothing here is the truth; every caller must live with an empty broker at any moment. Each call is one
 //! atomic operation. Messages reach each subscriber in order, and one that was too slow is told so.
 //!
-//! Not here: what is cached or said, retries, deadlines (callers wrap waits in their own).
+//! Not here: what is cached or said, retries, and limits of waits for others ([`Locks::lock`], [`Streams::follow`]: callers
+//! wrap them in their own).
 
 mod memory;
+mod redis;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 
 pub use memory::MemoryBroker;
+pub use redis::RedisBroker;
 
 use crate::{Result, Terminal};
 
@@ -143,25 +147,51 @@ pub trait Streams: Send + Sync {
     async fn drop_stream(&self, stream: &str) -> Result<()>;
 }
 
-/// All uses of one broker. All methods give [`crate::Error::Retryable`] when it cannot be reached. The names of cached
-/// values, counters, locks, channels and streams are five separate spaces.
-pub trait Broker: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug {}
+/// Who was heard of when, and what each of them has: agents and their images (`agent-protocol.md` 3.4 to 3.6).
+#[async_trait]
+pub trait Heartbeats: Send + Sync {
+    /// Notes that `member` was heard of at `at`, and that it has `things` beside what it had before.
+    async fn beat(&self, member: &str, at: DateTime<Utc>, things: &[String]) -> Result<()>;
 
-impl<T: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug> Broker for T {}
+    /// When each member was last heard of, to the microsecond.
+    async fn last_seen(&self) -> Result<BTreeMap<String, DateTime<Utc>>>;
 
-/// Opens the broker at `uri`: `memory:`, which this process alone sees.
+    /// How many members have each of `things`, in their order.
+    async fn holders(&self, things: &[String]) -> Result<Vec<u64>>;
+
+    /// Forgets a member with all that it has.
+    async fn forget(&self, member: &str) -> Result<()>;
+}
+
+/// All uses of one broker. All methods give a retryable error when it cannot be reached. The names of cached
+/// values, counters, rate windows, locks, channels, streams and members are separate spaces.
+pub trait Broker: Cache + Counters + Locks + PubSub + Streams + Heartbeats + std::fmt::Debug {}
+
+impl<T: Cache + Counters + Locks + PubSub + Streams + Heartbeats + std::fmt::Debug> Broker for T {}
+
+/// Opens the broker at `uri`:
+///
+/// * `memory:`: this process alone sees it.
+/// * `redis://[[user]:password@]host[:port][?timeout=3]`, or `rediss://…[?ca=/path.pem]` with TLS: user and password
+///   percent-encoded; `timeout` in seconds for every call; `ca` in place of the system's authorities. The server is not
+///   asked yet, because the broker may be absent at any time: calls tell.
 ///
 /// # Errors
-/// [`Terminal::Address`] for any other address.
-#[expect(clippy::unused_async, reason = "brokers on a network connect here")]
+/// [`Terminal::Address`] for any other or malformed address.
+#[expect(
+    clippy::unused_async,
+    reason = "callers wait for every service in the same way"
+)]
 pub async fn open(uri: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn Broker>> {
     if uri == "memory:" {
         return Ok(Arc::new(MemoryBroker::new(clock)));
     }
-    let why = if uri.starts_with("redis://") || uri.starts_with("rediss://") {
-        "redis:// is not available yet as a broker; use memory:".to_owned()
-    } else {
-        format!("{uri:?} is not the address of a broker; use memory:")
-    };
-    Err(Terminal::Address(why).into())
+    match uri.split_once("://") {
+        Some((scheme @ ("redis" | "rediss"), rest)) => Ok(Arc::new(RedisBroker::new(scheme, rest)?)),
+        // Not the address itself: there may be a password in it.
+        _ => Err(Terminal::Address(
+            "not the address of a broker; use redis://host:port, rediss://host:port or memory:".to_owned(),
+        )
+        .into()),
+    }
 }

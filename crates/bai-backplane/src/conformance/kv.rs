@@ -39,6 +39,7 @@ macro_rules! kv_conformance {
             revocation_ends_a_lease_at_once
             a_plain_put_detaches_from_a_lease
             an_ended_lease_is_gone
+            announced_keys_come_back_until_withdrawn
         }
     };
 }

@@ -1,20 +1,28 @@
 //! The cases of the configuration store's leases. Stamped with those of [`super::kv`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Passage;
 use super::kv::{Kv, delete_change, get, keys, next_changes, put, watch};
-use crate::kv::{ConfigKv, Expect, Txn};
+use crate::kv::{ConfigKv, Expect, Presence, Txn};
 use crate::{Error, Terminal};
 
-const TTL: Duration = Duration::from_secs(10);
+/// Short enough for services whose time cannot be moved, long enough for a loaded machine, and in whole seconds.
+const TTL: Duration = Duration::from_secs(4);
 
 async fn grant(kv: &dyn ConfigKv) -> crate::kv::LeaseId {
     kv.grant(TTL).await.expect("grant")
 }
 
-async fn pass(time: &dyn Passage, seconds: u64) {
-    time.pass(Duration::from_secs(seconds)).await;
+/// Time in which a lease lives on.
+async fn half(time: &dyn Passage) {
+    time.pass(TTL / 2).await;
+}
+
+/// Time in which a lease ends, with what a service may be late.
+async fn whole(time: &dyn Passage) {
+    time.pass(TTL + TTL / 2).await;
 }
 
 /// At the end of a lease its keys go, in one commit, and no others.
@@ -28,9 +36,9 @@ pub async fn keys_vanish_with_their_lease(subject: &Kv) {
     kv.transact(txn.put_leased("/lease/c", "3", other).put("/lease/d", "4"))
         .await
         .expect("transact");
-    pass(&*subject.time, 5).await;
+    half(&*subject.time).await;
     assert_eq!(keys(kv, "/lease/").await.len(), 4, "half the ttl is not the end");
-    pass(&*subject.time, 7).await;
+    whole(&*subject.time).await;
     assert_eq!(keys(kv, "/lease/").await, ["/lease/c", "/lease/d"]);
     assert_eq!(get(kv, "/lease/a").await, None);
     assert_eq!(
@@ -48,7 +56,7 @@ pub async fn a_watch_sees_keys_vanish(subject: &Kv) {
         .put_leased("/vanish/b", "2", lease);
     let put = kv.transact(txn).await.expect("transact").revision;
     let mut events = watch(kv, "/vanish/", Some(put.next())).await;
-    pass(&*subject.time, 12).await;
+    whole(&*subject.time).await;
     let mut vanished = Vec::new();
     while vanished.len() < 2 {
         let (revision, changes) = next_changes(&mut events).await;
@@ -66,11 +74,11 @@ pub async fn keep_alive_prolongs_a_lease(subject: &Kv) {
         .await
         .expect("put");
     for _ in 0..4 {
-        pass(&*subject.time, 6).await;
+        half(&*subject.time).await;
         kv.keep_alive(lease).await.expect("keep alive");
     }
     assert_eq!(get(kv, "/alive").await.as_deref(), Some("1"));
-    pass(&*subject.time, 12).await;
+    whole(&*subject.time).await;
     assert_eq!(get(kv, "/alive").await, None);
 }
 
@@ -96,7 +104,7 @@ pub async fn a_plain_put_detaches_from_a_lease(subject: &Kv) {
     }
     put(kv, "/detach/plain", "2").await;
     kv.transact(bind("/detach/moved", second)).await.expect("put");
-    pass(&*subject.time, 12).await;
+    whole(&*subject.time).await;
     assert_eq!(keys(kv, "/detach/").await, ["/detach/moved", "/detach/plain"]);
     kv.revoke(second).await.expect("revoke");
     assert_eq!(keys(kv, "/detach/").await, ["/detach/plain"]);
@@ -106,11 +114,28 @@ pub async fn a_plain_put_detaches_from_a_lease(subject: &Kv) {
 pub async fn an_ended_lease_is_gone(subject: &Kv) {
     let kv = &*subject.it;
     let lease = grant(kv).await;
-    pass(&*subject.time, 12).await;
+    whole(&*subject.time).await;
     let gone = Error::from(Terminal::LeaseGone(lease));
     assert_eq!(kv.keep_alive(lease).await, Err(gone.clone()));
     let late = Txn::new().put("/late/a", "1").put_leased("/late/b", "1", lease);
     assert_eq!(kv.transact(late).await, Err(gone));
     assert_eq!(keys(kv, "/late/").await, [] as [&str; 0]);
     assert_ne!(grant(kv).await, lease);
+}
+
+/// Presence: a deleted key returns, one that somebody else took over does not, and in the end all of ours go.
+pub async fn announced_keys_come_back_until_withdrawn(subject: &Kv) {
+    let kv = &*subject.it;
+    let pairs = ["/here/a", "/here/b"].map(|key| (key.to_owned(), "me".to_owned()));
+    let presence = Presence::announce(Arc::clone(&subject.it), pairs.into(), TTL).await;
+    assert_eq!(keys(kv, "/here/").await, ["/here/a", "/here/b"]);
+    put(kv, "/here/b", "somebody else").await;
+    let mut events = watch(kv, "/here/a", None).await;
+    assert_eq!(kv.delete("/here/a").await, Ok(true));
+    assert_eq!(next_changes(&mut events).await.1, [delete_change("/here/a")]);
+    next_changes(&mut events).await;
+    assert_eq!(get(kv, "/here/a").await.as_deref(), Some("me"));
+    presence.expect("announce").withdraw().await;
+    assert_eq!(keys(kv, "/here/").await, ["/here/b"]);
+    assert_eq!(get(kv, "/here/b").await.as_deref(), Some("somebody else"));
 }

@@ -8,9 +8,12 @@
 //!
 //! Not here: the namespace and scopes of keys ([`crate::config`]).
 
+mod check;
 mod draft;
+mod etcd;
 mod journal;
 mod local;
+mod presence;
 mod tree;
 
 use std::path::Path;
@@ -21,7 +24,9 @@ use async_trait::async_trait;
 use bai_model::time::Clock;
 use futures_util::stream::BoxStream;
 
+pub use etcd::EtcdKv;
 pub use local::LocalKv;
+pub use presence::Presence;
 
 use crate::{Result, Terminal};
 
@@ -226,7 +231,7 @@ pub type Watch = BoxStream<'static, WatchEvent>;
 
 /// The store.
 ///
-/// Keys are not empty. All methods give [`crate::Error::Retryable`] when the store cannot be reached or cannot write.
+/// Keys are not empty. All methods give a retryable error when the store cannot be reached or cannot write.
 /// A write that failed so may still have happened (the answer can get lost); a compare tells.
 #[async_trait]
 pub trait ConfigKv: Send + Sync + std::fmt::Debug {
@@ -286,7 +291,13 @@ pub trait ConfigKv: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// Opens the store at `uri`: `embedded:///path/file.db` (made when missing; one process at a time) or `memory:`.
+/// Opens the store at `uri`:
+///
+/// * `embedded:///path/file.db`: made when missing; one process at a time.
+/// * `memory:`: forgets everything when it is dropped.
+/// * `etcd://[user:password@]host[:port][,host[:port]…][?tls=true&ca=/path.pem&timeout=5]`: the servers of one cluster; user
+///   and password percent-encoded; `ca` in place of the system's authorities; `timeout` in seconds for every call. No
+///   server is asked yet, so that a manager can start before them: the first call tells.
 ///
 /// # Errors
 /// [`Terminal::Address`] for another or malformed address; [`Terminal::Unusable`] for a file that is not such a store;
@@ -299,14 +310,12 @@ pub async fn open(uri: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn ConfigKv>>
         Some(("embedded", path)) if path.starts_with('/') => {
             Ok(Arc::new(LocalKv::embedded(Path::new(path), clock).await?))
         }
-        Some(("etcd", _)) => Err(Terminal::Address(
-            "etcd:// is not available yet as a configuration store; use embedded:///path/file.db or memory:"
+        Some(("etcd", rest)) => Ok(Arc::new(EtcdKv::new(rest)?)),
+        // Not the address itself: there may be a password in it.
+        _ => Err(Terminal::Address(
+            "not the address of a configuration store; use embedded:///path/file.db, etcd://host:port or memory:"
                 .to_owned(),
         )
-        .into()),
-        _ => Err(Terminal::Address(format!(
-            "{uri:?} is not the address of a configuration store; use embedded:///path/file.db or memory:"
-        ))
         .into()),
     }
 }

@@ -243,6 +243,6 @@ fn first(
         control.hang_up();
     }
     let leash = spec.dies_with_agent.then_some(control);
-    let code = init::supervise(leash, move || crate::session::serve(listener, spec))?;
+    let code = init::supervise(leash, move || crate::session::serve(&listener, spec.into()))?;
     sys::exit_now(code)
 }

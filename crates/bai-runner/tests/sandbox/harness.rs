@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bai_proto::runner::{Frame, Record, Request};
 use bai_proto::sandbox::{GO, Limits, Network, SandboxReport, SandboxSpec};
+use nix::poll::{PollFd, PollFlags, poll};
 
 /// Whoever starts the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,11 @@ pub fn starters() -> Vec<Starter> {
     }
 }
 
+/// The runner to test: another one, as the static one that `bai` embeds, if `BAI_TEST_RUNNER` names it.
+pub fn runner() -> String {
+    std::env::var("BAI_TEST_RUNNER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_bai-runner").to_owned())
+}
+
 /// A directory of one kernel and what is needed to start it.
 pub struct Kernel {
     starter: Starter,
@@ -56,9 +62,9 @@ impl Kernel {
             Starter::User => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
         };
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
-        let (built, runner) = (env!("CARGO_BIN_EXE_bai-runner"), dir.path().join("bai-runner"));
-        fs::hard_link(built, &runner)
-            .or_else(|_| fs::copy(built, &runner).map(drop))
+        let (built, runner) = (runner(), dir.path().join("bai-runner"));
+        fs::hard_link(&built, &runner)
+            .or_else(|_| fs::copy(&built, &runner).map(drop))
             .expect("a copy of the runner");
         let sub = |name: &str| make_dir(dir.path(), name, uid, gid);
         let spec = SandboxSpec {
@@ -90,6 +96,15 @@ impl Kernel {
             spec,
             surroundings: None,
         }
+    }
+
+    /// A kernel of a language, started by whoever comes first.
+    pub fn of(runtime_type: &str, runtime_path: Option<&str>) -> Self {
+        let mut kernel = Self::new(starters()[0]);
+        kernel.spec.runtime_type = runtime_type.to_owned();
+        kernel.spec.runtime_path = runtime_path.map(str::to_owned);
+        kernel.spec.limits.processes = Some(1024);
+        kernel
     }
 
     /// The host directory, which a session must never see.
@@ -187,12 +202,20 @@ impl Kernel {
         let mut launched = self.launch();
         assert_eq!(launched.report.fatal, None);
         launched.say(GO);
-        let stream = UnixStream::connect(self.path("run/runner.sock")).expect("the runner accepts");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .expect("a timeout");
-        Session { stream, launched }
+        Session {
+            stream: connect(&self.path("run/runner.sock")),
+            launched,
+        }
     }
+}
+
+/// As an agent does.
+pub fn connect(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).expect("the runner accepts");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a timeout");
+    stream
 }
 
 fn make_dir(parent: &Path, name: &str, uid: u32, gid: u32) -> String {
@@ -268,39 +291,101 @@ fn is_our_sandbox(pid: i32) -> bool {
 }
 
 pub struct Session {
-    stream: UnixStream,
+    pub stream: UnixStream,
     pub launched: Launched,
 }
 
-/// What a command inside said.
+/// What a run said.
 #[derive(Debug, Default)]
 pub struct Said {
     pub out: String,
     pub err: String,
+    pub html: Vec<String>,
+    pub media: Vec<(String, String)>,
+    /// Each question, and whether it was for a password.
+    pub asked: Vec<Option<bool>>,
     pub code: Option<i32>,
+}
+
+/// Follows a run to its end, answering each question with the next answer.
+pub fn follow(stream: &mut UnixStream, answers: &[&str]) -> Said {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (mut said, mut answers) = (Said::default(), answers.iter());
+    loop {
+        match next(stream) {
+            Record::Stdout(bytes) => out.extend(bytes),
+            Record::Stderr(bytes) => err.extend(bytes),
+            Record::Html(text) => said.html.push(text),
+            Record::Media { mime, data } => said.media.push((mime, data)),
+            Record::WaitingInput { is_password } => {
+                said.asked.push(is_password);
+                let answer = answers
+                    .next()
+                    .unwrap_or_else(|| panic!("nobody answers: {said:?}"));
+                let answer = Request::Input((*answer).to_owned());
+                answer.to_frame().write_to(stream).expect("the session reads");
+            }
+            Record::Finished { exit_code } => {
+                let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+                (said.out, said.err, said.code) = (text(out), text(err), exit_code);
+                return said;
+            }
+            _ => {}
+        }
+    }
+}
+
+pub fn next(stream: &mut UnixStream) -> Record {
+    let frame = Frame::read_from(stream).expect("a frame");
+    Record::from_frame(frame.expect("the session lives"))
 }
 
 impl Session {
     /// Runs a shell command inside.
     pub fn sh(&mut self, command: &str) -> Said {
         self.send(&Request::Exec(command.to_owned()));
-        let (mut out, mut err) = (Vec::new(), Vec::new());
+        follow(&mut self.stream, &[])
+    }
+
+    /// Runs code in query mode.
+    pub fn code(&mut self, code: &str) -> Said {
+        self.code_with(code, &[])
+    }
+
+    /// Runs code in query mode and answers its questions.
+    pub fn code_with(&mut self, code: &str, answers: &[&str]) -> Said {
+        self.send(&Request::Code(code.to_owned()));
+        follow(&mut self.stream, answers)
+    }
+
+    /// Runs code, and interrupts it when it has printed something.
+    pub fn interrupt(&mut self, code: &str) -> Said {
+        self.send(&Request::Code(code.to_owned()));
+        while !matches!(
+            next(&mut self.stream),
+            Record::Stdout(_) | Record::WaitingInput { .. }
+        ) {}
+        self.interrupt_now();
+        follow(&mut self.stream, &[])
+    }
+
+    /// Interrupts what runs, as users do: again if nothing happens, because a shell that is just starting a program may
+    /// miss the signal.
+    pub fn interrupt_now(&mut self) {
         loop {
-            let frame = Frame::read_from(&mut self.stream)
-                .expect("a frame")
-                .expect("the session lives");
-            match Record::from_frame(frame) {
-                Record::Stdout(bytes) => out.extend(bytes),
-                Record::Stderr(bytes) => err.extend(bytes),
-                Record::Finished { exit_code } => {
-                    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-                    return Said {
-                        out: text(out),
-                        err: text(err),
-                        code: exit_code,
-                    };
-                }
-                _ => {}
+            self.send(&Request::Interrupt);
+            let mut polled = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut polled, 2000u16).expect("polled") > 0 {
+                return;
+            }
+        }
+    }
+
+    pub fn complete(&mut self, request: &str) -> String {
+        self.send(&Request::Complete(request.to_owned()));
+        loop {
+            if let Record::Completion(names) = next(&mut self.stream) {
+                return names;
             }
         }
     }

@@ -1,13 +1,17 @@
-//! The sandbox as a user inside and an agent outside experience it, started by root and by an ordinary user.
+//! Sandbox and session as a user inside and an agent outside experience them, started by root and by an ordinary user.
 //!
-//! Not here: cgroups and adoption (`bai-agent`, `process_runtime`), the languages (`session`).
+//! Not here: cgroups and adoption (`bai-agent`, `process_runtime`).
 
 #![expect(
     clippy::print_stdout,
     reason = "tests say what they skip and what they measure"
 )]
 
+mod batch;
 mod confinement;
 mod harness;
 mod lifecycle;
 mod programs;
+mod protocol;
+mod python;
+mod shell;

@@ -5,14 +5,25 @@
 //!
 //! A server whose binaries are missing is a [`Missing`]; the test prints `SKIPPED: <what>, because <why>` and ends.
 
+pub mod etcd;
 mod guardian;
 pub mod postgres;
+pub mod proxy;
+pub mod redis;
+#[cfg(feature = "api")]
+pub mod registry;
+mod server;
+pub mod tls;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use etcd::Etcd;
 pub use guardian::Guardian;
 pub use postgres::Postgres;
+pub use proxy::Proxy;
+pub use redis::Redis;
+pub use tls::Certificates;
 
 /// Why a server cannot be started on this machine.
 #[derive(Clone, Debug)]

@@ -1,7 +1,9 @@
 //! The commands, a file each.
 
 pub mod env;
+pub mod etcd;
 pub mod gen_keypair;
+pub mod images;
 pub mod run;
 pub mod up;
 

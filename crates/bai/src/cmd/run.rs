@@ -111,6 +111,17 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         SecretKey::new(account.secret_key),
     )?;
     let ended = run_on(&client, &args, true).await;
+    let refusals = stack.refusals();
+    if !args.quiet && !refusals.is_empty() {
+        let protections: Vec<_> = refusals
+            .iter()
+            .map(|refusal| refusal.protection.as_str())
+            .collect();
+        say(&format!(
+            "bai: this machine refuses some protections of sessions: {} (`bai -v run` tells why)",
+            protections.join(", ")
+        ));
+    }
     stack.stop().await;
     folder
         .close()

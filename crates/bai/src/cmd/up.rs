@@ -43,7 +43,8 @@ pub async fn run(args: Args) -> Result<()> {
         .mode(0o700)
         .create(&data_dir);
     made.with_context(|| format!("cannot make {}", data_dir.display()))?;
-    let _lock = lock(&data_dir)?;
+    let hint = "another server uses this directory; stop it or choose another one with --data-dir";
+    let _lock = lock(&data_dir, hint)?;
     // Before anything can take long: a signal during the start must not be lost.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -55,11 +56,8 @@ pub async fn run(args: Args) -> Result<()> {
         allow_process_runtime: args.allow_process_runtime,
     })
     .await?;
-    if let Some(credentials) = &stack.new_credentials {
-        credentials.save(&data_dir)?;
-    }
     save_endpoint(&data_dir, &stack.endpoint)?;
-    greet(&stack, &data_dir)?;
+    greet(&stack, &data_dir);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -69,23 +67,15 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn greet(stack: &Stack, data_dir: &Path) -> Result<()> {
-    for refusal in &stack.refusals {
-        say(&format!(
-            "bai: this machine refuses a protection of sessions: {refusal}"
-        ));
-    }
+fn greet(stack: &Stack, data_dir: &Path) {
     say(&format!("bai: the API listens on {}", stack.endpoint));
-    if stack.new_credentials.is_some() {
-        let accounts =
-            Credentials::load(data_dir)?.map(|accounts| (accounts.superadmin.email, accounts.user.email));
-        if let Some((superadmin, user)) = accounts {
-            let path = data_dir.join("credentials.json");
-            say(&format!(
-                "bai: made the accounts {superadmin} and {user}; their keys are in {}",
-                path.display()
-            ));
-        }
+    if let Some(Credentials { superadmin, user }) = &stack.new_credentials {
+        say(&format!(
+            "bai: made the accounts {} and {}; their keys are in {}",
+            superadmin.email,
+            user.email,
+            data_dir.join("credentials.json").display()
+        ));
     }
     say(&format!(
         "bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"",
@@ -94,11 +84,10 @@ fn greet(stack: &Stack, data_dir: &Path) -> Result<()> {
     say(
         "bai: sessions are sandboxed processes, which is no boundary against hostile users; Ctrl-C stops the server",
     );
-    Ok(())
 }
 
-/// Takes the data directory for this process.
-fn lock(data_dir: &Path) -> Result<fs::File> {
+/// Takes the data directory for this process; when another one has it, `hint` says what to do.
+pub(super) fn lock(data_dir: &Path, hint: &'static str) -> Result<fs::File> {
     let path = data_dir.join("lock");
     let file = fs::File::options()
         .create(true)
@@ -106,7 +95,6 @@ fn lock(data_dir: &Path) -> Result<fs::File> {
         .write(true)
         .open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-    let hint = "another server uses this directory; stop it or choose another one with --data-dir";
     file.try_lock()
         .with_context(|| format!("{}: {hint}", data_dir.display()))?;
     Ok(file)

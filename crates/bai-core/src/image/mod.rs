@@ -1,17 +1,42 @@
 //! The image catalogue in the configuration store: resolution of names and aliases, slot ranges, and the images that
 //! agents bring themselves (`http-api.md` 5.6, 5.9; `data-model.md` 12, 13).
+//!
+//! [`Catalogue`] holds what administrators do to it, and needs nothing but the configuration store, so that commands
+//! can do it beside running managers. What a [`Manager`] needs of images is here.
+//!
+//! Invariants: keys and values are the original's, byte for byte; an image is written by one transaction that shows it
+//! whole; nothing is removed because a registry did not answer.
 
-use std::collections::BTreeMap;
+mod alias;
+mod limit;
+mod record;
+mod rescan;
 
+use bai_backplane::config::Config;
 use bai_model::image_ref::{quote, unquote};
 use bai_model::{ImageRef, ResourceSlot, SlotTypes, SlotValue};
 use bai_proto::agent::{ImageConfig, RegistryConfig};
 use bai_proto::event::AgentImage;
 
-use crate::{Error, Manager, Result};
+use crate::{Actor, Error, Manager, Op, Result};
 
+pub use alias::Alias;
+pub use record::{ImageRecord, ResourceLimit};
+pub use rescan::{ImageChange, ImageOutcome, RegistryScan, Rescan, RescanEvent, RescanSummary};
+
+/// Characters of `kernels.image`.
+const MAX_REFERENCE: usize = 512;
 /// Aliases may lead to aliases this many times.
 const MAX_ALIAS_HOPS: usize = 8;
+/// What is below this names registries.
+const REGISTRIES: &str = "config/docker/registry/";
+
+/// The image catalogue, as administrators see it.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    config: Config,
+    registries: bai_registry::Options,
+}
 
 /// What the catalogue says of an image.
 #[derive(Clone, Debug)]
@@ -24,92 +49,113 @@ pub(crate) struct Image {
     pub maximum: ResourceSlot,
 }
 
-impl Manager {
+impl Catalogue {
+    /// The catalogue in `config`, filled from registries that are talked to as `registries` says.
+    pub fn new(config: Config, registries: bai_registry::Options) -> Self {
+        Self { config, registries }
+    }
+
+    /// The same, with other certificates believed.
+    #[must_use]
+    pub fn trusting(mut self, trust: bai_registry::Trust) -> Self {
+        self.registries.trust = trust;
+        self
+    }
+
     /// Follows aliases and parses the reference that they lead to. Says nothing of the image's existence.
     ///
     /// # Errors
     /// [`Error::InvalidParameters`] for a malformed reference or aliases that lead in circles.
-    pub(crate) async fn resolve_image(&self, text: &str) -> Result<ImageRef> {
+    pub(crate) async fn resolve(&self, text: &str) -> Result<ImageRef> {
+        if text.chars().count() > MAX_REFERENCE {
+            return Err(Error::invalid(format!(
+                "An image reference must have at most {MAX_REFERENCE} characters"
+            )));
+        }
         let mut text = text.to_owned();
         for _ in 0..=MAX_ALIAS_HOPS {
-            let target = match self
-                .config
-                .get(&format!("images/_aliases/{}", quote(&text)))
-                .await?
-            {
+            let target = match self.config.get(&alias::key(&text)).await? {
                 Some(target) => Some(target),
                 // Old data may hold unquoted keys.
-                None => self.config.get(&format!("images/_aliases/{text}")).await?,
+                None => self.config.get(&alias::raw_key(&text)).await?,
             };
             match target {
                 Some(target) => text = target,
-                None => {
-                    let registries = self.known_registries().await?;
-                    return ImageRef::parse(&text, &registries).map_err(|error| {
-                        Error::invalid(format!("Invalid image reference: {text}: {error}"))
-                    });
-                }
+                None => return parse(&text, &self.known_registries().await?),
             }
         }
         Err(Error::invalid(format!("The image alias {text} leads to itself")))
     }
 
     async fn known_registries(&self) -> Result<Vec<String>> {
-        const PREFIX: &str = "config/docker/registry/";
-        let mut names: Vec<String> = Vec::new();
-        for (key, _) in self.config.prefix(PREFIX).await? {
-            let name = key
-                .strip_prefix(PREFIX)
-                .and_then(|rest| rest.split('/').next())
-                .map(unquote);
-            if let Some(name) = name
-                && !names.contains(&name)
-            {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        let names = self.config.children(REGISTRIES).await?;
+        Ok(names.into_keys().map(|name| unquote(&name)).collect())
+    }
+}
+
+/// A reference as a user writes it.
+fn parse(text: &str, registries: &[String]) -> Result<ImageRef> {
+    ImageRef::parse(text, registries)
+        .map_err(|error| Error::invalid(format!("Invalid image reference: {text}: {error}")))
+}
+
+/// Changing the catalogue is for superadmins, and for commands that run where the configuration store can be
+/// opened.
+fn check_administrator(op: &Op) -> Result<()> {
+    match &op.actor {
+        Actor::System(_) => Ok(()),
+        Actor::Keypair(identity) if identity.is_superadmin() => Ok(()),
+        Actor::Keypair(_) => Err(Error::Forbidden("Only superadmins may change images.".to_owned())),
+        Actor::Anonymous => Err(Error::Unauthorized(None)),
+    }
+}
+
+/// Everybody with a keypair sees all images.
+fn check_known(op: &Op) -> Result<()> {
+    match &op.actor {
+        Actor::System(_) | Actor::Keypair(_) => Ok(()),
+        Actor::Anonymous => Err(Error::Unauthorized(None)),
+    }
+}
+
+impl Manager {
+    /// What administrators do to images.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// As [`Catalogue::resolve`].
+    pub(crate) async fn resolve_image(&self, text: &str) -> Result<ImageRef> {
+        self.catalogue.resolve(text).await
     }
 
     /// What the catalogue says of `reference`; `None` when it does not have it.
     pub(crate) async fn image(&self, reference: ImageRef, types: &SlotTypes) -> Result<Option<Image>> {
-        let path = reference.tag_path();
-        let Some(digest) = self.config.get(&path).await? else {
+        let Some(record) = self.catalogue.record(&reference).await? else {
             return Ok(None);
         };
-        let mut labels = BTreeMap::new();
         let mut minimum = ResourceSlot::default();
         let mut maximum = ResourceSlot::default();
         for name in types.names() {
             minimum.set(name, SlotValue::ZERO);
             maximum.set(name, SlotValue::Infinity);
         }
-        let prefix = format!("{path}/");
-        for (key, value) in self.config.prefix(&prefix).await? {
-            let Some(rest) = key.strip_prefix(&prefix) else {
-                continue;
-            };
-            if let Some(label) = rest.strip_prefix("labels/") {
-                labels.insert(label.to_owned(), value);
-            } else if let Some((slot, bound)) = rest
-                .strip_prefix("resource/")
-                .and_then(|rest| rest.split_once('/'))
-            {
-                let Some(unit) = types.unit(slot) else { continue };
-                let range = match bound {
-                    "min" => &mut minimum,
-                    "max" => &mut maximum,
-                    _ => continue,
-                };
-                match SlotValue::parse(&value, unit) {
-                    Ok(amount) => range.set(slot, amount),
-                    Err(error) => {
-                        tracing::warn!(image = %reference.canonical(), slot, bound, %error, "ignoring a malformed limit in the image catalogue")
+        for (slot, limit) in &record.resource_limits {
+            let Some(unit) = types.unit(slot) else { continue };
+            for (bound, text, range) in [
+                ("min", &limit.min, &mut minimum),
+                ("max", &limit.max, &mut maximum),
+            ] {
+                match text.as_deref().map(|text| SlotValue::parse(text, unit)) {
+                    Some(Ok(amount)) => range.set(slot, amount),
+                    Some(Err(error)) => {
+                        tracing::warn!(image = %reference, slot, bound, %error, "ignoring a malformed limit in the image catalogue")
                     }
+                    None => {}
                 }
             }
         }
-        let registry = format!("config/docker/registry/{}", quote(&reference.registry));
+        let registry = format!("{REGISTRIES}{}", quote(&reference.registry));
         let registry = RegistryConfig {
             url: self.config.get(&registry).await?.unwrap_or_default(),
             username: self.config.get(&format!("{registry}/username")).await?,
@@ -118,8 +164,8 @@ impl Manager {
         };
         let config = ImageConfig {
             canonical: reference.canonical(),
-            digest,
-            labels,
+            digest: record.digest,
+            labels: record.labels,
             registry,
         };
         Ok(Some(Image {
@@ -134,8 +180,8 @@ impl Manager {
     /// stays as it is.
     pub(crate) async fn register_agent_images(&self, images: &[AgentImage]) -> Result<()> {
         let mut entries: Vec<(String, String)> = Vec::new();
+        let registries = self.catalogue.known_registries().await?;
         for image in images {
-            let registries = self.known_registries().await?;
             let reference = match ImageRef::parse(&image.canonical, &registries) {
                 Ok(reference) => reference,
                 Err(error) => {
@@ -155,8 +201,8 @@ impl Manager {
             for (slot, minimum) in &image.resource_min {
                 entries.push((format!("{path}/resource/{slot}/min"), minimum.clone()));
             }
-            for alias in &image.aliases {
-                let key = format!("images/_aliases/{}", quote(alias));
+            for name in &image.aliases {
+                let key = alias::key(name);
                 let taken = entries.iter().any(|(other, _)| *other == key);
                 if !taken && self.config.get(&key).await?.is_none() {
                     entries.push((key, image.canonical.clone()));

@@ -1,0 +1,455 @@
+//! How kernels come into being, are replaced, end and are found again (`agent-protocol.md` 7.7-7.9).
+//!
+//! Invariants: every function here that changes a kernel holds its turn; the state on disk is written before what it
+//! says is done; a kernel gives back what it holds when, and only when, none of its processes is left.
+//!
+//! Not here: the tasks in which all this runs (`rpc`).
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bai_model::{KernelId, ResourceSlot};
+use bai_proto::agent::{AgentError, KernelConfig, KernelCreated};
+use bai_proto::event::AgentEvent;
+use serde_json::Value;
+
+use super::registry::{Kernel, Life};
+use super::state::{KernelState, Phase, note_active_run, read_active_run};
+use super::{config_dir, logs, plan, trash};
+use crate::error;
+use crate::host::Host;
+use crate::resource::{Grant, Refused};
+use crate::runtime::{KernelSpec, RuntimeError};
+use crate::tasks::blocking;
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
+const KILL_DEADLINE: Duration = Duration::from_secs(45);
+/// Ports that every kernel has: input and output of its runner.
+const REPL_PORTS: usize = 2;
+
+/// Creates a kernel, or says again how it was created.
+pub(crate) async fn create(
+    host: &Arc<Host>,
+    id: KernelId,
+    config: KernelConfig,
+) -> Result<KernelCreated, AgentError> {
+    let _turn = host.registry.turn(id).await;
+    if let Some(kernel) = host.registry.get(id) {
+        return match kernel.life() {
+            Some(_) => Ok(kernel.created()),
+            None => Err(error::runtime(format!(
+                "the kernel {id} is stopped; restart or destroy it"
+            ))),
+        };
+    }
+    host.tell(AgentEvent::KernelPreparing { kernel: id }).await;
+    match create_new(host, id, config).await {
+        Ok(created) => {
+            host.tell(AgentEvent::KernelStarted { kernel: id }).await;
+            Ok(created)
+        }
+        Err(Failure { error, remains }) => {
+            tracing::warn!(kernel.id = %id, %error, "a kernel could not be created");
+            match remains {
+                None => discard(host, id).await,
+                // Kept, without a life, until somebody succeeds in destroying it.
+                Some(state) => host
+                    .registry
+                    .insert(Arc::new(Kernel::new(*state, host.clock.now()))),
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A kernel that did not start, with its state if something of it may be left running.
+struct Failure {
+    error: AgentError,
+    remains: Option<Box<KernelState>>,
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        Self { error, remains: None }
+    }
+}
+
+async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Result<KernelCreated, Failure> {
+    let labels = host.images.labels(&config.image)?;
+    let mut services = plan::services(&labels)?;
+    let folders = plan::folders(&config.mounts, &host.layout.mounts, &host.layout.mount_prefix)?;
+    let grant = take(host, id, &config.resource_slots, REPL_PORTS + services.len())?;
+    for (service, port) in services.iter_mut().zip(grant.ports.iter().skip(REPL_PORTS)) {
+        service.host_port = *port;
+    }
+    host.tell(AgentEvent::KernelCreating { kernel: id }).await;
+    let label = |name: &str| labels.get(name).cloned();
+    let mut state = KernelState {
+        kernel: id,
+        phase: Phase::Creating,
+        generation: 1,
+        container_id: None,
+        image: config.image.canonical.clone(),
+        runtime_type: label("ai.backend.runtime-type").unwrap_or_else(|| "python".to_owned()),
+        runtime_path: label("ai.backend.runtime-path"),
+        slots: config.resource_slots.clone(),
+        environ: plan::environ(&config, &labels, grant.share.cpu.len()),
+        grant,
+        service_ports: services,
+        idle_timeout: config.idle_timeout,
+        folders,
+    };
+    let scratch = host.layout.scratch_of(id);
+    let prepared = state.clone();
+    disk(move || prepare(&scratch, &prepared)).await?;
+    let life = start(host, &mut state).await?;
+    let kernel = Kernel::new(state, host.clock.now());
+    kernel.begin_life(Arc::clone(&life));
+    let kernel = Arc::new(kernel);
+    host.registry.insert(Arc::clone(&kernel));
+    watch(host, id, &life);
+    Ok(kernel.created())
+}
+
+fn take(host: &Host, id: KernelId, slots: &ResourceSlot, ports: usize) -> Result<Grant, AgentError> {
+    host.ledger()
+        .take(id, slots, ports)
+        .map_err(|refused| match refused {
+            Refused::Insufficient(shortage) => error::insufficient(&shortage),
+            Refused::NoPorts => error::no_ports(),
+        })
+}
+
+/// Makes the folders of a kernel, without anything of a failed attempt.
+fn prepare(scratch: &Path, state: &KernelState) -> io::Result<()> {
+    match fs::remove_dir_all(scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The session's user has to get through, nobody has to look around.
+    fs::DirBuilder::new().mode(0o711).create(scratch)?;
+    for (name, mode) in [
+        ("work", 0o755),
+        ("work/.jupyter", 0o755),
+        ("config", 0o755),
+        ("run", 0o700),
+    ] {
+        fs::DirBuilder::new().mode(mode).create(scratch.join(name))?;
+    }
+    config_dir::write(&scratch.join("config"), state)?;
+    state.write(scratch)
+}
+
+/// Starts the processes of a kernel whose state is on disk, and writes down that they run.
+async fn start(host: &Arc<Host>, state: &mut KernelState) -> Result<Arc<Life>, Failure> {
+    let scratch = host.layout.scratch_of(state.kernel);
+    let spec = state.spec(&scratch);
+    let keep = |state: &KernelState| {
+        let remains = Some(Box::new(state.clone()));
+        move |error| Failure { error, remains }
+    };
+    let started = tokio::time::timeout(START_DEADLINE, host.runtime.start(&spec)).await;
+    let started = match started {
+        Ok(Ok(started)) => started,
+        Ok(Err(error)) => return Err(error::runtime(error.to_string()).into()),
+        Err(_) => {
+            // The start was dropped somewhere on its way.
+            kill_remains(host, &spec).await.map_err(keep(state))?;
+            return Err(AgentError::Timeout.into());
+        }
+    };
+    state.container_id = Some(started.container_id.clone());
+    state.phase = Phase::Running;
+    let written = state.clone();
+    let outcome = disk(move || {
+        config_dir::write(&scratch.join("config"), &written)?;
+        // Lost with the machine, it is not missed: the kernel is lost, too.
+        written.write_quickly(&scratch)
+    });
+    if let Err(error) = outcome.await {
+        kill(host, &spec, &started.container_id)
+            .await
+            .map_err(keep(state))?;
+        return Err(error.into());
+    }
+    tracing::info!(kernel.id = %state.kernel, generation = state.generation, container = started.container_id, "kernel started");
+    Ok(Life::begin(
+        host,
+        spec,
+        state.generation,
+        started.container_id,
+        None,
+    ))
+}
+
+/// Waits for the kernel to end by itself.
+fn watch(host: &Arc<Host>, id: KernelId, life: &Arc<Life>) {
+    let (host, life) = (Arc::clone(host), Arc::clone(life));
+    let tasks = host.tasks.clone();
+    tasks.spawn_until_stopped("watch kernel", async move {
+        let ended = host.runtime.wait(&life.spec, &life.container_id);
+        let Some(reason) = life.ended.run_until_cancelled(ended).await else {
+            return;
+        };
+        let generation = life.generation;
+        let finishing = Arc::clone(&host);
+        // Once begun, the removal is finished although the agent stops.
+        drop(host.tasks.spawn("remove ended kernel", async move {
+            let _turn = finishing.registry.turn(id).await;
+            let kernel = finishing.registry.get(id);
+            let is_same =
+                |kernel: &Arc<Kernel>| kernel.life().is_some_and(|life| life.generation == generation);
+            if let Some(kernel) = kernel.filter(is_same)
+                && let Err(error) = remove(&finishing, &kernel, &reason).await
+            {
+                tracing::error!(kernel.id = %id, %error, "an ended kernel cannot be removed");
+            }
+        }));
+    });
+}
+
+/// Ends a kernel for the reason given; its last statistics. A kernel that is unknown is told to be gone.
+pub(crate) async fn destroy(
+    host: &Arc<Host>,
+    id: KernelId,
+    reason: &str,
+) -> Result<Option<Value>, AgentError> {
+    let _turn = host.registry.turn(id).await;
+    match host.registry.get(id) {
+        Some(kernel) => remove(host, &kernel, reason).await,
+        None => {
+            tell_unknown(host, id).await;
+            Ok(None)
+        }
+    }
+}
+
+/// Tells that a kernel is not here, so that whoever thinks so learns better.
+pub(crate) async fn tell_unknown(host: &Host, id: KernelId) {
+    let reason = "self-terminated".to_owned();
+    host.tell(AgentEvent::KernelTerminated {
+        kernel: id,
+        reason,
+        generation: None,
+        stats: None,
+    })
+    .await;
+}
+
+/// Ends a kernel and gives back what it holds. On failure it stays, so that nobody gets what its processes still use.
+async fn remove(host: &Arc<Host>, kernel: &Arc<Kernel>, reason: &str) -> Result<Option<Value>, AgentError> {
+    let stats = crate::stats::last_of(host, kernel).await;
+    let state = kernel.state();
+    let spec = state.spec(&host.layout.scratch_of(kernel.id));
+    let life = kernel.end_life();
+    match life
+        .as_ref()
+        .map(|life| &life.container_id)
+        .or(state.container_id.as_ref())
+    {
+        Some(container_id) => kill(host, &spec, container_id).await?,
+        None => kill_remains(host, &spec).await?,
+    }
+    discard(host, kernel.id).await;
+    tracing::info!(kernel.id = %kernel.id, reason, "kernel ended");
+    let reason = reason.to_owned();
+    let generation = Some(state.generation);
+    host.tell(AgentEvent::KernelTerminated {
+        kernel: kernel.id,
+        reason,
+        generation,
+        stats: stats.clone(),
+    })
+    .await;
+    Ok(stats)
+}
+
+/// Replaces the processes of a kernel, keeping its files, slots, ports and folders.
+pub(crate) async fn restart(
+    host: &Arc<Host>,
+    id: KernelId,
+    config: KernelConfig,
+) -> Result<KernelCreated, AgentError> {
+    let _turn = host.registry.turn(id).await;
+    let kernel = host.registry.get(id).ok_or_else(|| error::unknown_kernel(id))?;
+    let scratch = host.layout.scratch_of(id);
+    let mut state = kernel.state();
+    let old = state.container_id.clone();
+    state.generation += 1;
+    state.phase = Phase::Restarting;
+    state.environ = plan::environ(&config, &config.image.labels, state.grant.share.cpu.len());
+    let written = state.clone();
+    let dir = scratch.clone();
+    disk(move || written.write(&dir)).await?;
+    kernel.set_state(state.clone());
+    kernel.end_life();
+    if let Some(old) = old {
+        kill(host, &state.spec(&scratch), &old).await?;
+    }
+    let dir = scratch.clone();
+    disk(move || {
+        note_active_run(&dir, None);
+        logs::remove(&dir)
+    })
+    .await?;
+    state.container_id = None;
+    // On failure the kernel stays without a life; what it holds is given back when it is destroyed.
+    let started = start(host, &mut state).await;
+    kernel.set_state(state);
+    let life = started.map_err(|failure| failure.error)?;
+    kernel.begin_life(Arc::clone(&life));
+    kernel.touch(host.clock.now());
+    watch(host, id, &life);
+    host.tell(AgentEvent::KernelStarted { kernel: id }).await;
+    Ok(kernel.created())
+}
+
+/// Finds the kernels of an earlier agent process again.
+pub(crate) async fn adopt_all(host: &Arc<Host>) -> io::Result<()> {
+    let scratch = host.layout.scratch.clone();
+    let names = move || {
+        fs::read_dir(&scratch).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
+    };
+    let names: Vec<std::ffi::OsString> = blocking(names).await.unwrap_or(Ok(Vec::new()))?;
+    let ids = names
+        .iter()
+        .filter_map(|name| name.to_str()?.parse::<KernelId>().ok());
+    let adoptions: Vec<_> = ids
+        .map(|id| {
+            let host = Arc::clone(host);
+            let tasks = host.tasks.clone();
+            tasks.spawn("adopt kernel", async move { adopt(&host, id).await })
+        })
+        .collect();
+    for adoption in adoptions {
+        if let Err(error) = adoption.await {
+            tracing::error!(%error, "adopting a kernel failed");
+        }
+    }
+    Ok(())
+}
+
+async fn adopt(host: &Arc<Host>, id: KernelId) {
+    let _turn = host.registry.turn(id).await;
+    let scratch = host.layout.scratch_of(id);
+    let dir = scratch.clone();
+    let found = blocking(move || KernelState::read(&dir).map(|state| (state, read_active_run(&dir))))
+        .await
+        .flatten();
+    let Some((mut state, run)) = found else {
+        tracing::warn!(kernel.id = %id, "removing what is left of a kernel without a readable record");
+        // It was never told to run, unless another version wrote the record.
+        return match kill_remains(host, &KernelSpec::unknown(id, scratch)).await {
+            Ok(()) => discard(host, id).await,
+            Err(error) => {
+                tracing::error!(kernel.id = %id, %error, "it cannot be killed; the next start tries again")
+            }
+        };
+    };
+    let spec = state.spec(&scratch);
+    host.ledger().restore(id, &state.grant);
+    if state.phase != Phase::Running {
+        let killed = match &state.container_id {
+            Some(old) => kill(host, &spec, old).await.and(kill_remains(host, &spec).await),
+            None => kill_remains(host, &spec).await,
+        };
+        if let Err(error) = killed {
+            tracing::error!(kernel.id = %id, %error, "a half-made kernel cannot be killed; keeping what it holds");
+            host.registry
+                .insert(Arc::new(Kernel::new(state, host.clock.now())));
+            return;
+        }
+        if state.phase == Phase::Creating {
+            tracing::info!(kernel.id = %id, "removing a half-made kernel");
+            return discard(host, id).await;
+        }
+        // Without processes until the manager restarts it (again) or destroys it.
+        state.container_id = None;
+        host.registry
+            .insert(Arc::new(Kernel::new(state, host.clock.now())));
+        return;
+    }
+    let container_id = state.container_id.clone().unwrap_or_default();
+    let adopted = tokio::time::timeout(ADOPT_DEADLINE, host.runtime.adopt(&spec, &container_id)).await;
+    let adopted =
+        adopted.unwrap_or_else(|_| Err(RuntimeError::Start("the runtime does not answer".to_owned())));
+    let generation = state.generation;
+    let kernel = Arc::new(Kernel::new(state, host.clock.now()));
+    host.registry.insert(Arc::clone(&kernel));
+    match adopted {
+        Ok(Some(started)) => {
+            tracing::info!(kernel.id = %id, container = started.container_id, "kernel found again");
+            let life = Life::begin(host, spec, generation, started.container_id, run);
+            kernel.begin_life(Arc::clone(&life));
+            watch(host, id, &life);
+        }
+        Ok(None) => {
+            if let Err(error) = remove(host, &kernel, "self-terminated").await {
+                tracing::error!(kernel.id = %id, %error, "a kernel that ended while the agent was away cannot be removed");
+            }
+        }
+        Err(error) => {
+            tracing::error!(kernel.id = %id, %error, "a kernel cannot be found again; ending it");
+            if let Err(error) = remove(host, &kernel, "adoption-failed").await {
+                tracing::error!(kernel.id = %id, %error, "it cannot be ended either");
+            }
+        }
+    }
+}
+
+/// Forgets a kernel that has no processes, and gives back what it holds.
+async fn discard(host: &Arc<Host>, id: KernelId) {
+    let (folder, thrown) = (host.layout.scratch_of(id), host.layout.trash.join(host.unique()));
+    let to = thrown.clone();
+    if let Some(Err(error)) = blocking(move || trash::throw(&folder, &to)).await {
+        tracing::error!(kernel.id = %id, %error, "the folder of a kernel cannot be moved away");
+    }
+    host.registry.remove(id);
+    host.ledger().release(id);
+    drop(host.tasks.spawn("remove folder", async move {
+        blocking(move || trash::remove(&thrown)).await
+    }));
+}
+
+/// Removes in the background what an earlier agent process left.
+pub(crate) fn empty_trash(host: &Arc<Host>) {
+    let trash_dir = host.layout.trash.clone();
+    drop(host.tasks.spawn("empty trash", async move {
+        blocking(move || trash::empty(&trash_dir)).await
+    }));
+}
+
+async fn kill(host: &Host, spec: &KernelSpec, container_id: &str) -> Result<(), AgentError> {
+    match tokio::time::timeout(KILL_DEADLINE, host.runtime.kill(spec, container_id)).await {
+        Ok(killed) => {
+            killed.map_err(|error| error::runtime(format!("cannot kill the kernel {}: {error}", spec.kernel)))
+        }
+        Err(_) => Err(AgentError::Timeout),
+    }
+}
+
+/// Kills what a start that was interrupted may have left.
+async fn kill_remains(host: &Host, spec: &KernelSpec) -> Result<(), AgentError> {
+    match tokio::time::timeout(ADOPT_DEADLINE, host.runtime.find(spec)).await {
+        Ok(Some(found)) => kill(host, spec, &found.container_id).await,
+        Ok(None) => Ok(()),
+        Err(_) => Err(AgentError::Timeout),
+    }
+}
+
+async fn disk(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), AgentError> {
+    let outcome = blocking(work)
+        .await
+        .unwrap_or_else(|| Err(io::Error::other("the work was given up")));
+    outcome.map_err(|error| {
+        AgentError::exception(
+            "OSError",
+            format!("the kernel's folder cannot be written: {error}"),
+        )
+    })
+}

@@ -1,0 +1,108 @@
+//! What this host has and who holds it.
+//!
+//! Invariants: what a kernel holds is recorded under its id, so that it is given back exactly once however often its
+//! end is told; nothing is handed out beyond what the host has.
+//!
+//! Not here: quotas and the choice of a host (`bai-core`), and how limits are enforced (the runtime).
+
+pub mod allocation;
+pub mod discovery;
+pub mod ports;
+
+use std::collections::HashMap;
+
+use bai_model::{KernelId, ResourceSlot, SlotValue};
+use serde::{Deserialize, Serialize};
+
+use self::allocation::{Insufficient, Pool, Share};
+use self::ports::{Indices, Ports};
+
+/// Everything that a kernel holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub share: Share,
+    /// Numbers that no other living kernel of this agent has.
+    pub ports: Vec<u16>,
+    /// A small number that no other living kernel of this agent has.
+    pub index: u32,
+}
+
+/// Why a grant was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(transparent)]
+    Insufficient(#[from] Insufficient),
+    #[error("no port numbers are left")]
+    NoPorts,
+}
+
+/// The host's resources and their holders.
+#[derive(Debug)]
+pub struct Ledger {
+    pool: Pool,
+    ports: Ports,
+    indices: Indices,
+    held: HashMap<KernelId, Grant>,
+}
+
+impl Ledger {
+    pub fn new(pool: Pool, ports: Ports) -> Self {
+        Self {
+            pool,
+            ports,
+            indices: Indices::default(),
+            held: HashMap::new(),
+        }
+    }
+
+    /// Gives `kernel` what it asks for, or nothing at all. A kernel that holds a grant gets the same again.
+    ///
+    /// # Errors
+    /// [`Refused`] with what is missing.
+    pub fn take(&mut self, kernel: KernelId, slots: &ResourceSlot, ports: usize) -> Result<Grant, Refused> {
+        if let Some(grant) = self.held.get(&kernel) {
+            return Ok(grant.clone());
+        }
+        let share = self.pool.allocate(slots)?;
+        let Some(ports) = self.ports.take(ports) else {
+            self.pool.release(&share);
+            return Err(Refused::NoPorts);
+        };
+        let grant = Grant {
+            share,
+            ports,
+            index: self.indices.take(),
+        };
+        self.held.insert(kernel, grant.clone());
+        Ok(grant)
+    }
+
+    /// Records what an adopted kernel holds already, even if the host has become smaller than that.
+    pub fn restore(&mut self, kernel: KernelId, grant: &Grant) {
+        if self.held.insert(kernel, grant.clone()).is_none() {
+            self.pool.restore(&grant.share);
+            self.ports.restore(&grant.ports);
+            self.indices.restore(grant.index);
+        }
+    }
+
+    /// Takes back what `kernel` holds, if anything.
+    pub fn release(&mut self, kernel: KernelId) {
+        if let Some(grant) = self.held.remove(&kernel) {
+            self.pool.release(&grant.share);
+            self.ports.release(&grant.ports);
+            self.indices.release(grant.index);
+        }
+    }
+
+    /// What the host offers in all.
+    pub fn capacity(&self) -> ResourceSlot {
+        let amount = |amount: u64| SlotValue::from(i64::try_from(amount).unwrap_or(i64::MAX));
+        [
+            ("cpu", amount(self.pool.cpu_capacity())),
+            ("mem", amount(self.pool.mem_capacity())),
+        ]
+        .into_iter()
+        .collect()
+    }
+}

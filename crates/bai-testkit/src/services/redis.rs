@@ -1,0 +1,193 @@
+//! A Redis server that keeps nothing on disk.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::server::Server;
+use super::{Certificates, Missing, find_program};
+
+/// The password of a server that was started with one.
+pub const PASSWORD: &str = "not-a-secret";
+
+/// A server that nobody else uses.
+#[derive(Debug)]
+pub struct Redis {
+    program: String,
+    role: Role,
+    server: Server,
+}
+
+/// What the command line says beside the address.
+#[derive(Clone, Debug)]
+enum Role {
+    Open,
+    WithPassword,
+    /// Only with TLS: certificate and key.
+    Secured(PathBuf, PathBuf),
+}
+
+impl Redis {
+    /// Starts a server that lets everybody in.
+    ///
+    /// # Errors
+    /// [`Missing`] when it is not installed.
+    ///
+    /// # Panics
+    /// When it is installed and does not start.
+    pub fn start() -> Result<Self, Missing> {
+        Self::make(Role::Open)
+    }
+
+    /// Starts a server that wants [`PASSWORD`].
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    ///
+    /// # Panics
+    /// As [`Redis::start`].
+    pub fn start_with_password() -> Result<Self, Missing> {
+        Self::make(Role::WithPassword)
+    }
+
+    /// Starts a server whose clients need TLS. [`Redis::commands`] cannot reach it.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    ///
+    /// # Panics
+    /// As [`Redis::start`].
+    pub fn start_with_tls(certificates: &Certificates) -> Result<Self, Missing> {
+        Self::make(Role::Secured(certificates.certificate(), certificates.key()))
+    }
+
+    fn make(role: Role) -> Result<Self, Missing> {
+        let program = find_program("redis-server", &[])?.display().to_string();
+        let started = Server::start(
+            "redis",
+            |server| command(&program, &role, server),
+            role.is_ready(),
+        );
+        let server = started.unwrap_or_else(|error| panic!("{error:#}"));
+        Ok(Self {
+            program,
+            role,
+            server,
+        })
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port)
+    }
+
+    /// Ends the process at once, and with it everything that it knew.
+    pub fn kill(&self) {
+        self.server.kill();
+    }
+
+    /// Starts it after [`Redis::kill`], at the same address.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_again(&self) {
+        let command = command(&self.program, &self.role, &self.server);
+        let started = self.server.start_again(&command, self.role.is_ready());
+        started.unwrap_or_else(|error| panic!("Redis does not start again: {error:#}"));
+    }
+
+    /// Nothing is answered any more; connections stay.
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// The end of a pause.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+
+    /// Carries out commands, one a line, on one connection, and gives the first line of each answer.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn commands(&self, commands: &[&str]) -> Vec<String> {
+        let mut all: Vec<String> = commands.iter().map(|&command| command.to_owned()).collect();
+        let password = matches!(self.role, Role::WithPassword);
+        if password {
+            all.insert(0, format!("AUTH {PASSWORD}"));
+        }
+        let answers = say(self.server.port, &all).expect("the server answers");
+        answers.into_iter().skip(usize::from(password)).collect()
+    }
+}
+
+impl Role {
+    /// One with TLS does not answer us.
+    fn is_ready(&self) -> fn(&Server) -> bool {
+        match self {
+            Self::Open | Self::WithPassword => is_ready,
+            Self::Secured(..) => Server::listens,
+        }
+    }
+}
+
+fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
+    let port = server.port.to_string();
+    let folder = server.folder.display().to_string();
+    let mut words = vec![
+        program,
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        &folder,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ];
+    let files: Vec<String>;
+    match role {
+        Role::Open => words.extend(["--port", &port]),
+        Role::WithPassword => words.extend(["--port", &port, "--requirepass", PASSWORD]),
+        Role::Secured(certificate, key) => {
+            files = [certificate, key].map(|file| file.display().to_string()).into();
+            words.extend(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"]);
+            words.extend(["--tls-cert-file", &files[0], "--tls-key-file", &files[1]]);
+            // Redis wants an authority, which it needs for certificates of clients only.
+            words.extend(["--tls-ca-cert-file", &files[0]]);
+        }
+    }
+    words.into_iter().map(str::to_owned).collect()
+}
+
+fn is_ready(server: &Server) -> bool {
+    say(server.port, &["PING".to_owned()])
+        .is_ok_and(|answers| answers[0] == "+PONG" || answers[0].starts_with("-NOAUTH"))
+}
+
+/// Inline commands whose answers have one line, or whose further lines nobody needs.
+fn say(port: u16, commands: &[String]) -> Result<Vec<String>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut answers = BufReader::new(stream.try_clone()?);
+    let mut lines = Vec::new();
+    for command in commands {
+        stream.write_all(format!("{command}\r\n").as_bytes())?;
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        anyhow::ensure!(!line.is_empty(), "the connection was closed");
+        if let Some(length) = line
+            .strip_prefix('$')
+            .and_then(|length| length.trim().parse::<i64>().ok())
+            && length >= 0
+        {
+            line.clear();
+            answers.read_line(&mut line)?;
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    Ok(lines)
+}
