@@ -300,9 +300,12 @@ impl Manager {
                 .map(|(key, (count, at))| (key, count, at))
                 .collect();
             tx.record_usage(&keypairs).await?;
-            for ((access_key, session), count) in &usage.sessions {
-                tx.increment_session_usage(access_key, session, *count).await?;
-            }
+            let sessions: Vec<_> = usage
+                .sessions
+                .into_iter()
+                .map(|((access_key, session), count)| (access_key, session, count))
+                .collect();
+            tx.record_session_usage(&sessions).await?;
             tx.commit().await
         }
         .await;

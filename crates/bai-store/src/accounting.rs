@@ -82,6 +82,11 @@ impl Reader {
 impl Tx {
     /// Sets every counter to what the rows say and answers what had been wrong.
     pub async fn recalculate_usage(&mut self) -> Result<Vec<Discrepancy>> {
+        // Whoever creates waits for the first lock, whoever terminates for a row.
+        self.lock_placement().await?;
+        self.lock_keypairs("", params![]).await?;
+        let agents = "SELECT id FROM agents ORDER BY id".to_owned() + self.for_update();
+        self.fetch(agents, params![]).await?;
         let found = self.check_accounting().await?;
         let sql = "UPDATE keypairs SET concurrency_used = (SELECT count(*) FROM kernels k \
                    WHERE k.access_key = keypairs.access_key AND k.status <> 'TERMINATED') \

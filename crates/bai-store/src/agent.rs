@@ -126,7 +126,7 @@ impl Tx {
     /// # Errors
     /// [`crate::Error::TooLong`].
     pub async fn upsert_agent(&mut self, agent: &NewAgent, at: DateTime<Utc>) -> Result<AgentChange> {
-        let mut values: Vec<(&'static str, Param)> = vec![
+        let values: Vec<(&'static str, Param)> = vec![
             ("status", AgentStatus::Alive.into()),
             ("region", (&agent.region).into()),
             ("available_slots", (&agent.available_slots).into()),
@@ -135,12 +135,25 @@ impl Tx {
             ("version", (&agent.version).into()),
             ("compute_plugins", (&agent.compute_plugins).into()),
         ];
-        let Some(known) = self.agent(&agent.id).await? else {
-            values.push(("id", (&agent.id).into()));
-            values.push(("occupied_slots", (&ResourceSlot::default()).into()));
-            values.push(("first_contact", at.into()));
-            self.insert("agents", values, "").await?;
-            return Ok(AgentChange::Joined);
+        let known = match self.lock_agent(&agent.id).await? {
+            Some(known) => known,
+            None => {
+                let mut values = values.clone();
+                values.push(("id", (&agent.id).into()));
+                values.push(("occupied_slots", (&ResourceSlot::default()).into()));
+                values.push(("first_contact", at.into()));
+                if self
+                    .insert("agents", values, "ON CONFLICT (id) DO NOTHING")
+                    .await?
+                {
+                    return Ok(AgentChange::Joined);
+                }
+                // Another manager heard it first.
+                let Some(known) = self.lock_agent(&agent.id).await? else {
+                    return Ok(AgentChange::Unchanged);
+                };
+                known
+            }
         };
         let change = match known.status {
             AgentStatus::Lost | AgentStatus::Terminated => AgentChange::Revived,
@@ -150,6 +163,14 @@ impl Tx {
         self.update("agents", values, "id = $1", params![&agent.id])
             .await?;
         Ok(change)
+    }
+
+    /// The agent of this name, whose row nobody else changes until the unit of work ends. A unit of work should lock one
+    /// agent only, and after keypairs and kernels: that is the order of all others.
+    pub async fn lock_agent(&mut self, id: &AgentId) -> Result<Option<AgentRow>> {
+        let for_update = self.for_update();
+        let sql = select_agents!("WHERE id = $1").to_owned() + for_update;
+        self.first(sql, params![id], read).await
     }
 
     /// Sets the state of an agent and when it was lost. Answers whether there is such an agent.

@@ -38,14 +38,17 @@ pub(crate) fn table(name: &str) -> Option<&'static Table> {
     TABLES.iter().find(|table| table.name == name)
 }
 
-/// Refuses texts that are longer than their columns, as PostgreSQL would.
+/// Refuses texts that are longer than their columns or have a NUL in them, as PostgreSQL would.
 ///
 /// # Errors
-/// [`Error::TooLong`].
+/// [`Error::TooLong`], [`Error::Unstorable`].
 pub(crate) fn check_lengths(name: &'static str, values: &[(&'static str, Param)]) -> Result<()> {
     let columns = table(name).map_or(&[][..], |table| table.columns);
     for (column, param) in values {
         let Param::Text(Some(text)) = param else { continue };
+        if text.contains('\0') {
+            return Err(Error::Unstorable(format!("{name}.{column} has a NUL character")));
+        }
         let Some((_, Text(limit))) = columns.iter().find(|(name, _)| name == column) else {
             continue;
         };

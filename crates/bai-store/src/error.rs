@@ -69,18 +69,31 @@ pub enum Error {
     /// The database holds a schema that this program must not touch; the text says what to do.
     #[error("{0}")]
     Schema(String),
-    /// Busy, full or away: the same operation may succeed later.
-    #[error("the database is not available at the moment")]
-    Unavailable(#[source] Source),
+    /// A value that its column cannot keep, such as a text with a NUL or a number that is too large.
+    #[error("a value cannot be stored: {0}")]
+    Unstorable(String),
+    /// Another unit of work was in the way, and this one was given up for it (deadlock, waiting for a lock). Nothing of it
+    /// was done; the same may be tried again at once.
+    #[error("another change was in the way: {0}")]
+    Contention(Source),
+    /// Busy, full or away: the same operation may succeed later. The text names the database and its setting.
+    #[error("the database is not available at the moment: {0}")]
+    Unavailable(Source),
+    /// The lease of the work that this unit of work does has gone to somebody else ([`crate::Tx::fence`]).
+    #[error("the lease {name} is held by somebody else now")]
+    Fenced {
+        /// The lease.
+        name: String,
+    },
     /// Anything else that the database reports.
-    #[error("the database failed")]
-    Database(#[source] Source),
+    #[error("the database failed: {0}")]
+    Database(Source),
 }
 
 impl Error {
     /// Whether the whole transaction may be tried again with a chance of success.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Contention(_))
     }
 
     /// Whether this is a violation of the named constraint.

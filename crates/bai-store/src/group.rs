@@ -64,6 +64,13 @@ fn read(row: &Row) -> Result<GroupRow> {
 }
 
 impl Reader {
+    /// The group with this key, active or not.
+    pub async fn group_by_id(&self, group: GroupId) -> Result<Option<GroupRow>> {
+        let sql = "SELECT id, name, domain_name, description, is_active, created_at, modified_at, \
+                   total_resource_slots, allowed_vfolder_hosts, integration_id FROM \"groups\" WHERE id = $1";
+        self.first(sql, params![group], read).await
+    }
+
     /// The active group of that name in that active domain (DM-46), of which `member` is a member if given.
     pub async fn group_for_session(
         &self,

@@ -119,7 +119,13 @@ impl Tx {
     /// Adds to the counters of each keypair the number of requests, and moves `last_used` forward. Each key may occur
     /// once; unknown ones are nothing.
     pub async fn record_usage(&mut self, usage: &[(AccessKey, i64, DateTime<Utc>)]) -> Result<()> {
+        let mut usage: Vec<_> = usage.iter().collect();
+        usage.sort_by(|(one, ..), (other, ..)| one.as_str().cmp(other.as_str()));
         for batch in usage.chunks(BATCH) {
+            let keys: Vec<Param> = batch.iter().map(|(key, ..)| key.into()).collect();
+            let these = places(1, keys.len());
+            self.lock_keypairs(&format!("WHERE access_key IN {these}"), keys)
+                .await?;
             let params: Vec<Param> = batch
                 .iter()
                 .flat_map(|(key, count, at)| [key.into(), (*count).into(), (*at).into()])
@@ -135,6 +141,20 @@ impl Tx {
             );
             self.execute(sql, params).await?;
         }
+        Ok(())
+    }
+
+    /// Keeps the keypairs that `condition` selects from being changed by others until the unit of work ends. Everybody who
+    /// needs several locks them in this order, or two would wait for each other.
+    pub(crate) async fn lock_keypairs(&mut self, condition: &str, params: Vec<Param>) -> Result<()> {
+        let for_update = self.for_update();
+        if for_update.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT access_key FROM keypairs {condition} ORDER BY access_key COLLATE \"C\"{for_update}"
+        );
+        self.fetch(sql, params).await?;
         Ok(())
     }
 }

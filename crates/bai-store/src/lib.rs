@@ -11,8 +11,9 @@
 //! Not here: rules (`bai-core`), the configuration store and the broker (`bai-backplane`), any knowledge of the
 //! database library outside `driver`.
 //!
-//! Every operation fails with [`Error::Unavailable`] or [`Error::Database`] when the database does and with
-//! [`Error::Unreadable`] for a stored value that makes no sense; only further errors are listed with it.
+//! Every operation fails with [`Error::Unavailable`] or [`Error::Database`] when the database does, with
+//! [`Error::Contention`] when another unit of work is in its way, with [`Error::Unstorable`] for a value that no column
+//! keeps and with [`Error::Unreadable`] for a stored value that makes no sense; only further errors are listed with it.
 
 pub mod accounting;
 pub mod agent;
@@ -20,6 +21,7 @@ mod catalog;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod credential;
+pub mod doctor;
 pub mod domain;
 mod driver;
 mod error;
@@ -27,13 +29,15 @@ pub mod fixture;
 pub mod group;
 pub mod kernel;
 pub mod keypair;
+pub mod lease;
 pub mod occupancy;
 pub mod policy;
 pub mod preset;
-mod schema;
+pub mod schema;
 mod store;
+pub mod usage;
 pub mod user;
 pub mod vfolder;
 
 pub use error::{ConflictKind, Error, Result};
-pub use store::{Reader, Store, Tx};
+pub use store::{Reader, Store, StoreOptions, Tx};

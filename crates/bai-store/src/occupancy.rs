@@ -3,6 +3,8 @@
 //! Each sum reads one column through a partial index over live kernels (DS-1, DS-2). An empty sum has no slots. Types
 //! that the cluster does not know are not dropped here.
 
+use std::collections::BTreeMap;
+
 use bai_model::{AccessKey, AgentId, GroupId, ResourceSlot};
 
 use crate::driver::{Param, params};
@@ -41,6 +43,18 @@ impl Reader {
     pub async fn occupied_by_agent(&self, agent: &AgentId) -> Result<ResourceSlot> {
         let sql = "SELECT occupied_slots FROM kernels WHERE agent = $1 AND status <> 'TERMINATED'";
         self.occupied(sql, params![agent]).await
+    }
+
+    /// What the live kernels occupy on each agent that has some, in one statement for all agents.
+    pub async fn occupied_by_all_agents(&self) -> Result<BTreeMap<AgentId, ResourceSlot>> {
+        let sql = "SELECT agent, occupied_slots FROM kernels WHERE agent > '' AND status <> 'TERMINATED'";
+        let mut sums: BTreeMap<AgentId, ResourceSlot> = BTreeMap::new();
+        for row in self.fetch(sql, params![]).await? {
+            let slots: ResourceSlot = row.opt("occupied_slots")?.unwrap_or_default();
+            let sum = sums.entry(row.get("agent")?).or_default();
+            *sum = sum.plus(&slots);
+        }
+        Ok(sums)
     }
 
     /// How many sessions of a keypair are not terminated.

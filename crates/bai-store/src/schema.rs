@@ -1,21 +1,33 @@
 //! Bringing the schema of an opened database up to date, or refusing to touch it.
 //!
-//! Invariants: each migration is one transaction that also records it, so that a crash or a second process in between
-//! does no harm; `alembic_version` is never written after it was made, so that the original can come back
-//! (`data-model.md` 1).
+//! Invariants: each migration is one transaction that also records it, and only one process at a time migrates, so that a
+//! crash or a second process in between does no harm; `alembic_version` is never written after it was made, so that the
+//! original can come back (`data-model.md` 1); a database of the original, of either lineage, only gets tables and indexes
+//! of ours beside its own.
+
+mod indexes;
+mod report;
 
 use crate::driver::{Database, Dialect, Transaction, params};
 use crate::{Error, Result};
 
+pub use report::{Lineage, SchemaReport};
+
 /// The only revision of the original's schema that we know.
-const ALEMBIC_HEAD: &str = "c401d78cc7b9";
+pub const ALEMBIC_HEAD: &str = "c401d78cc7b9";
 
 /// The migrations of a database, oldest first; the version of the schema is how many of them it has had.
 fn migrations(dialect: Dialect) -> &'static [&'static str] {
     match dialect {
+        Dialect::Postgres => &[
+            include_str!("../migrations/postgres/0001_schema_19_06.sql"),
+            include_str!("../migrations/postgres/0002_additions.sql"),
+            include_str!("../migrations/postgres/0003_lease.sql"),
+        ],
         Dialect::Sqlite => &[
             include_str!("../migrations/sqlite/0001_schema_19_06.sql"),
             include_str!("../migrations/sqlite/0002_additions.sql"),
+            include_str!("../migrations/sqlite/0003_lease.sql"),
         ],
     }
 }
@@ -32,6 +44,19 @@ enum Found {
 /// # Errors
 /// [`Error::Schema`].
 pub(crate) async fn migrate(database: &Database) -> Result<()> {
+    let mut maintenance = database.begin_maintenance().await?;
+    apply(database).await?;
+    for (name, definition) in indexes::INDEXES {
+        // Without it we are slower and not wrong. Somebody's long transaction is no reason not to start.
+        if let Err(error) = maintenance.ensure_index(name, definition).await {
+            tracing::warn!(index = name, %error, "an index could not be made; the next start will try again");
+        }
+    }
+    maintenance.end().await;
+    Ok(())
+}
+
+async fn apply(database: &Database) -> Result<()> {
     let migrations = migrations(database.dialect());
     loop {
         let mut tx = database.begin().await?;
@@ -49,13 +74,23 @@ pub(crate) async fn migrate(database: &Database) -> Result<()> {
         let Some(migration) = migrations.get(version) else {
             return Ok(());
         };
-        tx.run_script(migration).await?;
+        tx.run_script(migration).await.map_err(unmigratable)?;
         record(&mut tx, version + 1).await?;
         tx.commit().await?;
         tracing::info!(
             version = version + 1,
             "the database schema was brought up to date"
         );
+    }
+}
+
+fn unmigratable(error: Error) -> Error {
+    match error {
+        Error::Database(source) => Error::Schema(format!(
+            "the database schema cannot be brought up to date: {source}; the user must own the database and its tables, \
+             and PostgreSQL must have the extension uuid-ossp"
+        )),
+        other => other,
     }
 }
 
@@ -109,11 +144,18 @@ async fn found(tx: &mut Transaction, dialect: Dialect) -> Result<Found> {
 }
 
 async fn tables(tx: &mut Transaction, dialect: Dialect) -> Result<Vec<String>> {
-    let sql = match dialect {
-        Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name",
-    };
-    let rows = tx.fetch(sql.into(), vec![]).await?;
+    let rows = tx.fetch(tables_of(dialect).into(), vec![]).await?;
     rows.iter().map(|row| row.get("name")).collect()
+}
+
+/// The statement that answers the names of all tables.
+fn tables_of(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => {
+            "SELECT tablename AS name FROM pg_catalog.pg_tables WHERE schemaname = current_schema() ORDER BY tablename"
+        }
+        Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name",
+    }
 }
 
 #[cfg(test)]

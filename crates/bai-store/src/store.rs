@@ -6,11 +6,12 @@
 //! Not here: the operations, which are methods of [`Reader`] and [`Tx`] in the file of their resource.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use crate::catalog;
-use crate::driver::{Database, Param, Row, Sql, Transaction};
+use crate::driver::{Database, Dialect, Lock, Param, Row, Sql, Transaction};
 use crate::{Result, schema};
 
 /// An open database with the current schema. Cloning shares it.
@@ -19,20 +20,78 @@ pub struct Store {
     database: Database,
 }
 
+/// How to use a database. Of all this, SQLite, which is part of the process, heeds `read_only` only.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Where the address comes from, for messages: `[db] addr in /etc/backend.ai/manager.toml`.
+    pub setting: String,
+    /// What the database's administrator sees of us.
+    pub application_name: String,
+    /// Connections at most.
+    pub connections: usize,
+    /// How long a caller waits for a connection, be it that all are busy or that the database does not answer.
+    pub connect_deadline: Duration,
+    /// How long a statement may run before the database gives it up; a unit of work may be idle for as long, and for 10 s
+    /// at most.
+    pub statement_timeout: Duration,
+    /// How long a statement waits for another unit of work.
+    pub lock_timeout: Duration,
+    /// Whether the database itself shall refuse every change.
+    pub read_only: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            setting: "the database address".to_owned(),
+            application_name: "bai".to_owned(),
+            connections: 16,
+            connect_deadline: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(10),
+            read_only: false,
+        }
+    }
+}
+
 impl Store {
-    /// Opens a database and brings its schema up to date: `sqlite:///absolute/path` (made if missing) or
-    /// `sqlite::memory:`.
+    /// Opens a database and brings its schema up to date, with [`StoreOptions::default`].
+    ///
+    /// # Errors
+    /// As [`Store::open_with`].
+    pub async fn open(uri: &str) -> Result<Self> {
+        Self::open_with(uri, &StoreOptions::default()).await
+    }
+
+    /// Opens a database and brings its schema up to date: `postgres://user:password@host:port/database` (also
+    /// `postgresql://`; a host of `%2Frun%2Fpostgresql` or a parameter `host=/run/postgresql` is a unix socket;
+    /// `sslmode` and `sslrootcert` are understood), `sqlite:///absolute/path` (made if missing) or `sqlite::memory:`.
+    /// Several processes may do so at once.
     ///
     /// # Errors
     /// [`crate::Error::Address`] for an address that cannot be used, [`crate::Error::Schema`] for a database that this
     /// program must not touch.
-    pub async fn open(uri: &str) -> Result<Self> {
-        let database = Database::open(uri).await?;
+    pub async fn open_with(uri: &str, options: &StoreOptions) -> Result<Self> {
+        let database = Database::open(uri, options).await?;
         schema::migrate(&database).await?;
         Ok(Self { database })
     }
 
-    /// Begins a unit of work, when no other one is writing.
+    /// Opens a database that exists and changes nothing, to look at it ([`Reader::schema_report`]). Operations may be used
+    /// once the report says that the schema is ours.
+    ///
+    /// # Errors
+    /// [`crate::Error::Address`].
+    pub async fn open_unchanged(uri: &str, options: &StoreOptions) -> Result<Self> {
+        let database = Database::open_existing(uri, options).await?;
+        Ok(Self { database })
+    }
+
+    /// Begins a unit of work: on SQLite when no other one is writing, on PostgreSQL beside others, which then see what it
+    /// locks ([`Tx::lock_placement`]).
+    ///
+    /// On PostgreSQL an operation that fails spoils the unit of work, and one that fails with
+    /// [`crate::Error::Contention`] may be tried again from the beginning.
     pub async fn begin(&self) -> Result<Tx> {
         let transaction = self.database.begin().await?;
         Ok(Tx(Reader(Executor::Transaction(Mutex::new(transaction)))))
@@ -60,6 +119,13 @@ enum Executor {
 pub struct Reader(Executor);
 
 impl Reader {
+    pub(crate) async fn dialect(&self) -> Dialect {
+        match &self.0 {
+            Executor::Database(database) => database.dialect(),
+            Executor::Transaction(transaction) => transaction.lock().await.dialect(),
+        }
+    }
+
     pub(crate) async fn fetch(&self, sql: impl Into<Sql>, params: Vec<Param>) -> Result<Vec<Row>> {
         match &self.0 {
             Executor::Database(database) => database.fetch(sql.into(), params).await,
@@ -115,6 +181,45 @@ impl Tx {
     pub async fn commit(self) -> Result<()> {
         match self.0.0 {
             Executor::Transaction(transaction) => transaction.into_inner().commit().await,
+            Executor::Database(_) => unreachable!("only Store::begin makes a Tx"),
+        }
+    }
+
+    /// Makes this the only unit of work, of all processes, that decides by quotas and by what agents have left, until it
+    /// ends. To be called before the first look at either. (One lock for all: most sites have one domain, whose quota
+    /// every creation must look at anyway; and there is nothing to deadlock with.)
+    ///
+    /// # Errors
+    /// [`crate::Error::Contention`] when it takes too long.
+    pub async fn lock_placement(&mut self) -> Result<()> {
+        self.lock(Lock::Placement).await
+    }
+
+    /// What a `SELECT` says to keep its rows from being changed or locked by others until the unit of work ends. SQLite has
+    /// one writer and needs nothing. Rows are locked in the order keypair, kernel, agent, and several of a kind in the order of
+    /// their keys.
+    pub(crate) fn for_update(&mut self) -> &'static str {
+        self.on_postgres(" FOR NO KEY UPDATE")
+    }
+
+    /// What a `SELECT` says to keep its rows from being changed by others until the unit of work ends.
+    pub(crate) fn for_share(&mut self) -> &'static str {
+        self.on_postgres(" FOR SHARE")
+    }
+
+    fn on_postgres(&mut self, clause: &'static str) -> &'static str {
+        match &mut self.0.0 {
+            Executor::Transaction(transaction) => match transaction.get_mut().dialect() {
+                Dialect::Postgres => clause,
+                Dialect::Sqlite => "",
+            },
+            Executor::Database(_) => unreachable!("only Store::begin makes a Tx"),
+        }
+    }
+
+    pub(crate) async fn lock(&mut self, lock: Lock) -> Result<()> {
+        match &mut self.0.0 {
+            Executor::Transaction(transaction) => transaction.get_mut().lock(lock).await,
             Executor::Database(_) => unreachable!("only Store::begin makes a Tx"),
         }
     }

@@ -191,6 +191,8 @@ impl Manager {
     async fn record_session(&self, op: &Op, plan: &Plan<'_>) -> Result<Recorded> {
         let owner = &plan.owner.access_key;
         let mut tx = self.store.begin().await?;
+        // Before the first look at what it decides by: other managers decide by the same.
+        tx.lock_placement().await?;
         if tx
             .live_kernel_by_name(owner, plan.request.name.as_str())
             .await?

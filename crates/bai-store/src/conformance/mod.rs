@@ -6,13 +6,21 @@
 
 mod accounting;
 mod accounts;
+mod doctor;
 mod fixtures;
 mod kernels;
+mod leases;
+mod races;
+mod usage;
 
 pub use accounting::*;
 pub use accounts::*;
+pub use doctor::*;
 pub use fixtures::*;
 pub use kernels::*;
+pub use leases::*;
+pub use races::*;
+pub use usage::*;
 
 use bai_model::{
     AccessKey, AgentId, DefaultForUnspecified, GroupId, KernelId, KeypairResourcePolicy, ResourceSlot,
@@ -31,7 +39,7 @@ use crate::user::NewUser;
 use crate::{Reader, Store, Tx};
 
 /// Stamps the suite: `$open` is a function that answers a future of an empty [`Store`] and something to keep alive as
-/// long as it.
+/// long as it, or of nothing when the database cannot be had here.
 #[macro_export]
 macro_rules! store_conformance {
     ($open:path) => {
@@ -43,13 +51,17 @@ macro_rules! store_conformance {
             kernels_live_and_end, transitions_are_guarded, sessions_hide_without_their_agent, names_are_held_once,
             racing_writers_make_one_session, racing_terminations_release_once, kernels_are_listed_by_state,
             agents_join_change_and_return, sums_are_over_live_kernels, counters_follow_random_operations,
-            recalculation_repairs,
+            recalculation_repairs, agents_join_once, the_last_place_is_taken_once, sums_wait_for_each_other, usage_is_counted_by_several, counting_and_ending_keep_one_order,
+            sessions_are_counted_by_several, counters_follow_racing_operations,
+            leases_pass_from_holder_to_holder, racing_holders_get_one_lease, fences_hold_the_lease,
+            usage_comes_in_pages, sums_come_for_all_agents, dirty_amounts_are_read_and_cleaned, orphans_are_found,
+            schemas_are_reported, texts_have_no_nul, spoiled_units_of_work_are_not_committed,
         }
     };
     (@ $open:path: $($case:ident),* $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
-            let (store, _guard) = $open().await;
+            let Some((store, _guard)) = $open().await else { return };
             $crate::conformance::$case(store).await;
         })*
     };

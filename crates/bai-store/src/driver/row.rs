@@ -9,12 +9,13 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::sqlite;
+use super::{postgres, sqlite};
 use crate::{Error, Result};
 
 /// One row of a result.
 #[derive(Debug)]
 pub(crate) enum Row {
+    Postgres(postgres::Row),
     Sqlite(sqlite::Row),
 }
 
@@ -32,42 +33,49 @@ impl Row {
 
     fn text(&self, column: &str) -> Result<Option<String>> {
         match self {
+            Self::Postgres(row) => row.text(column),
             Self::Sqlite(row) => row.text(column),
         }
     }
 
     fn integer(&self, column: &str) -> Result<Option<i64>> {
         match self {
+            Self::Postgres(row) => row.integer(column),
             Self::Sqlite(row) => row.integer(column),
         }
     }
 
     fn boolean(&self, column: &str) -> Result<Option<bool>> {
         match self {
+            Self::Postgres(row) => row.boolean(column),
             Self::Sqlite(row) => row.boolean(column),
         }
     }
 
     fn uuid(&self, column: &str) -> Result<Option<Uuid>> {
         match self {
+            Self::Postgres(row) => row.uuid(column),
             Self::Sqlite(row) => row.uuid(column),
         }
     }
 
     fn time(&self, column: &str) -> Result<Option<DateTime<Utc>>> {
         match self {
+            Self::Postgres(row) => row.time(column),
             Self::Sqlite(row) => row.time(column),
         }
     }
 
     fn json(&self, column: &str) -> Result<Option<Value>> {
         match self {
+            Self::Postgres(row) => row.json(column),
             Self::Sqlite(row) => row.json(column),
         }
     }
 
     fn texts(&self, column: &str) -> Result<Option<Vec<String>>> {
         match self {
+            Self::Postgres(row) => row.texts(column),
             Self::Sqlite(row) => row.texts(column),
         }
     }
@@ -145,8 +153,13 @@ impl Column for Value {
 impl Column for ResourceSlot {
     /// NULL and unusable amounts fail nothing (DM-8).
     fn read(row: &Row, column: &str) -> Result<Option<Self>> {
-        let Some(value) = row.json(column)? else {
-            return Ok(None);
+        let value = match row.json(column) {
+            Ok(Some(value)) => value,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                tracing::warn!(column, %error, "stored resource amounts are unreadable and ignored");
+                return Ok(Some(Self::default()));
+            }
         };
         let (slots, garbage) = Self::from_stored(&value);
         if !garbage.is_empty() {

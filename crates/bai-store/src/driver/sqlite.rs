@@ -50,7 +50,7 @@ impl Pools {
     }
 
     /// The database in this file, which is made if there is none. Only its owner may read it: it holds secrets.
-    pub(super) async fn at(path: &Path) -> Result<Self> {
+    pub(super) async fn at(path: &Path, is_read_only: bool) -> Result<Self> {
         let made = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -68,8 +68,9 @@ impl Pools {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let writer = pool(1, options.clone()).await?;
-        let readers = pool(READERS, options.pragma("query_only", "ON")).await?;
+        let reading = options.clone().pragma("query_only", "ON");
+        let writer = pool(1, if is_read_only { reading.clone() } else { options }).await?;
+        let readers = pool(READERS, reading).await?;
         Ok(Self { writer, readers })
     }
 

@@ -7,8 +7,10 @@
 
 pub mod etcd;
 mod guardian;
+pub mod postgres;
 pub mod proxy;
 pub mod redis;
+#[cfg(feature = "api")]
 pub mod registry;
 mod server;
 pub mod tls;
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use etcd::Etcd;
 pub use guardian::Guardian;
+pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use redis::Redis;
 pub use tls::Certificates;

@@ -1,0 +1,58 @@
+//! Our indexes on PostgreSQL (`data-model.md` 21), which are made beside running work and not within a migration. A test
+//! compares them with those of SQLite's migrations.
+
+/// Name, and what follows it in `CREATE INDEX`.
+pub(super) const INDEXES: &[(&str, &str)] = &[
+    // Occupancy is summed over live kernels at every creation and termination.
+    (
+        "bai_ix_kernels_live_access_key",
+        "ON kernels (access_key, role) WHERE status <> 'TERMINATED'",
+    ),
+    (
+        "bai_ix_kernels_live_group_id",
+        "ON kernels (group_id) WHERE status <> 'TERMINATED'",
+    ),
+    (
+        "bai_ix_kernels_live_domain_name",
+        "ON kernels (domain_name) WHERE status <> 'TERMINATED'",
+    ),
+    (
+        "bai_ix_kernels_live_agent",
+        "ON kernels (agent) WHERE status <> 'TERMINATED'",
+    ),
+    // Lists of sessions, newest first.
+    (
+        "bai_ix_kernels_master_access_key_created_at",
+        "ON kernels (access_key, created_at DESC) WHERE role = 'master'",
+    ),
+    // Columns that refer to other tables.
+    ("bai_ix_keypairs_user", "ON keypairs (\"user\")"),
+    ("bai_ix_keypairs_resource_policy", "ON keypairs (resource_policy)"),
+    ("bai_ix_kernels_user_uuid", "ON kernels (user_uuid)"),
+    (
+        "bai_ix_association_groups_users_group_id",
+        "ON association_groups_users (group_id)",
+    ),
+    ("bai_ix_vfolders_user", "ON vfolders (\"user\")"),
+    ("bai_ix_vfolders_group", "ON vfolders (\"group\")"),
+    (
+        "bai_ix_vfolder_attachment_kernel",
+        "ON vfolder_attachment (kernel)",
+    ),
+    (
+        "bai_ix_vfolder_permissions_user",
+        "ON vfolder_permissions (\"user\")",
+    ),
+    (
+        "bai_ix_vfolder_permissions_vfolder",
+        "ON vfolder_permissions (vfolder)",
+    ),
+    (
+        "bai_ix_vfolder_invitations_invitee",
+        "ON vfolder_invitations (invitee)",
+    ),
+    (
+        "bai_ix_vfolder_invitations_vfolder",
+        "ON vfolder_invitations (vfolder)",
+    ),
+];

@@ -1,0 +1,337 @@
+//! A PostgreSQL server.
+//!
+//! Data that need not survive the machine: nothing is flushed to disk. The superuser is `postgres` with the password [`PASSWORD`],
+//! needed over TCP and not over the unix socket.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+use super::{Guardian, Missing, find_program, free_port, tail};
+
+/// The password of the superuser.
+pub const PASSWORD: &str = "not-a-secret";
+/// How often a server is asked whether it is ready, and how long in all.
+const POLL: Duration = Duration::from_millis(50);
+const PATIENCE: u32 = 1200;
+
+/// A server with its data in a folder of its own. Dropping it stops it and removes the folder.
+#[derive(Debug)]
+pub struct Postgres {
+    programs: Programs,
+    folder: PathBuf,
+    port: u16,
+    server: Mutex<Option<Guardian>>,
+}
+
+#[derive(Debug)]
+struct Programs {
+    initdb: PathBuf,
+    postgres: PathBuf,
+    psql: PathBuf,
+}
+
+impl Programs {
+    fn find() -> Result<Self, Missing> {
+        let mut places: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+            .collect();
+        // The newest version first.
+        places.sort();
+        places.reverse();
+        Ok(Self {
+            initdb: find_program("initdb", &places)?,
+            postgres: find_program("postgres", &places)?,
+            psql: find_program("psql", &places)?,
+        })
+    }
+}
+
+impl Postgres {
+    /// The server that all tests of this process share; each should use a database of its own. It stops with the
+    /// process.
+    ///
+    /// # Errors
+    /// [`Missing`] when it is not installed.
+    ///
+    /// # Panics
+    /// When it is installed and does not start.
+    pub fn shared() -> Result<&'static Self, Missing> {
+        static SHARED: OnceLock<Result<Postgres, Missing>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref().map_err(Clone::clone)
+    }
+
+    /// A server that nobody else uses.
+    ///
+    /// # Errors
+    /// [`Missing`] when it is not installed.
+    ///
+    /// # Panics
+    /// When it is installed and does not start.
+    pub fn start() -> Result<Self, Missing> {
+        let programs = Programs::find()?;
+        let started = Self::make(programs);
+        Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
+    }
+
+    fn make(programs: Programs) -> Result<Self> {
+        let folder = TempDir::with_prefix("bai-postgres-")?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let owner = Owner::find()?;
+        for name in ["data", "socket"] {
+            let path = folder.path().join(name);
+            fs::create_dir(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+            owner.own(&path)?;
+        }
+        let password = folder.path().join("password");
+        fs::write(&password, PASSWORD)?;
+        let initdb = owner
+            .command(&programs.initdb)
+            .args([
+                "--username=postgres",
+                "--auth-local=trust",
+                "--auth-host=scram-sha-256",
+            ])
+            .args(["--encoding=UTF8", "--locale=C", "--no-sync"])
+            .arg(format!("--pwfile={}", password.display()))
+            .arg("-D")
+            .arg(folder.path().join("data"))
+            .current_dir("/")
+            .output()?;
+        succeeded("initdb", &initdb)?;
+        let mut server = Self {
+            programs,
+            folder: folder.keep(),
+            port: 0,
+            server: Mutex::new(None),
+        };
+        for _ in 0..5 {
+            server.port = free_port()?;
+            if server.start_again().is_ok() {
+                return Ok(server);
+            }
+        }
+        bail!("no free port: {}", tail(&server.log()))
+    }
+
+    /// Starts the server after [`Postgres::stop`].
+    ///
+    /// # Errors
+    /// When it does not get ready; its log says why.
+    pub fn start_again(&self) -> Result<()> {
+        let owner = Owner::find()?;
+        let socket = self.folder.join("socket");
+        let mut command: Vec<String> = owner.prefix();
+        command.push(self.programs.postgres.display().to_string());
+        command.extend(["-D".to_owned(), self.folder.join("data").display().to_string()]);
+        for (name, value) in [
+            ("listen_addresses", "127.0.0.1".to_owned()),
+            ("port", self.port.to_string()),
+            ("unix_socket_directories", socket.display().to_string()),
+            ("max_connections", "200".to_owned()),
+            ("fsync", "off".to_owned()),
+            ("full_page_writes", "off".to_owned()),
+            ("timezone", "Asia/Seoul".to_owned()),
+        ] {
+            command.extend(["-c".to_owned(), format!("{name}={value}")]);
+        }
+        let guardian = Guardian::start(&command, "QUIT", &self.folder, &self.log())?;
+        for _ in 0..PATIENCE {
+            if self.psql("postgres", "SELECT 1").is_ok() {
+                *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(guardian);
+                return Ok(());
+            }
+            if tail(&self.log()).contains("could not create any TCP/IP sockets") {
+                break;
+            }
+            sleep(POLL);
+        }
+        guardian.stop();
+        bail!("the server is not ready: {}", tail(&self.log()))
+    }
+
+    /// Stops the server at once, as a crash would, and leaves its data.
+    pub fn stop(&self) {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(guardian) = server {
+            guardian.stop();
+        }
+    }
+
+    /// Makes a database, out of the database `template` or empty, that goes when it is dropped.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn database(&self, template: Option<&str>) -> Database<'_> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let template = template.unwrap_or("template0");
+        let made = self.psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {template}"));
+        made.unwrap_or_else(|error| panic!("no database: {error:#}"));
+        Database { server: self, name }
+    }
+
+    /// The address of a database over TCP, with the password.
+    pub fn uri(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}",
+            self.port
+        )
+    }
+
+    /// The address of a database over the unix socket.
+    pub fn socket_uri(&self, database: &str) -> String {
+        let socket = self.folder.join("socket").display().to_string();
+        format!(
+            "postgres://postgres@{}:{}/{database}",
+            socket.replace('/', "%2F"),
+            self.port
+        )
+    }
+
+    /// The TCP port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs statements as the superuser and answers what they print, one row a line, columns separated by `|`.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
+        let output = Command::new(&self.programs.psql)
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres"])
+            .arg("-h")
+            .arg(self.folder.join("socket"))
+            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql])
+            .output()?;
+        succeeded("psql", &output)?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+/// A database of one test.
+#[derive(Debug)]
+pub struct Database<'a> {
+    server: &'a Postgres,
+    name: String,
+}
+
+impl Database<'_> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address over TCP, with the password.
+    pub fn uri(&self) -> String {
+        self.server.uri(&self.name)
+    }
+
+    /// Its address over the unix socket.
+    pub fn socket_uri(&self) -> String {
+        self.server.socket_uri(&self.name)
+    }
+
+    /// Runs statements in it and answers what they print.
+    ///
+    /// # Panics
+    /// When one fails.
+    pub fn psql(&self, sql: &str) -> String {
+        let answer = self.server.psql(&self.name, sql);
+        answer.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+}
+
+impl Drop for Database<'_> {
+    fn drop(&mut self) {
+        // It goes with the server otherwise.
+        let _ = self.server.psql(
+            "postgres",
+            &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
+        );
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.stop();
+        // What is left below a folder for temporary files harms nobody.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Who runs the server: it refuses to run as root.
+struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    fn find() -> Result<Self> {
+        if id(&["-u"])? != 0 {
+            return Ok(Self(None));
+        }
+        let name = ["postgres", "nobody"]
+            .into_iter()
+            .find(|name| id(&["-u", name]).is_ok())
+            .context("there is no user postgres or nobody to run the server")?;
+        Ok(Self(Some((id(&["-u", name])?, id(&["-g", name])?))))
+    }
+
+    fn own(&self, path: &Path) -> io::Result<()> {
+        match self.0 {
+            Some((user, group)) => chown(path, Some(user), Some(group)),
+            None => Ok(()),
+        }
+    }
+
+    fn prefix(&self) -> Vec<String> {
+        match self.0 {
+            Some((user, group)) => vec![
+                "setpriv".to_owned(),
+                format!("--reuid={user}"),
+                format!("--regid={group}"),
+                "--clear-groups".to_owned(),
+            ],
+            None => Vec::new(),
+        }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut words = self.prefix();
+        words.push(program.display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command
+    }
+}
+
+fn id(args: &[&str]) -> Result<u32> {
+    let output = Command::new("id").args(args).output()?;
+    succeeded("id", &output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
+}
+
+fn succeeded(what: &str, output: &Output) -> Result<()> {
+    ensure!(
+        output.status.success(),
+        "{what} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
