@@ -1,11 +1,13 @@
 //! One binary of integration tests: [`api`] in process with a scripted agent, [`blackbox`] with the executable that users
 //! start, [`crash`] with one that is killed, [`recordings`] against what the original answered, [`registry`] against a real
-//! image registry.
+//! image registry, [`coverage`] over all routes, [`routes`] for the generated page.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod api;
 mod blackbox;
+mod coverage;
 mod crash;
 mod recordings;
 mod registry;
+mod routes;
 mod server;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::report::{Tally, say};
-use crate::{packages, shell};
+use crate::{services, shell};
 
 /// A published client and where it runs.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ fn minor_version(python: &Path) -> Option<u32> {
 /// The virtual environment of a client, made when it is missing, and the Python that it was made with.
 fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, PathBuf)> {
     let mut pythons = pythons.to_vec();
-    if pythons.is_empty() && packages::install(&["python3", "python3-venv"]) {
+    if pythons.is_empty() && services::install_packages(&["python3", "python3-venv"]) {
         pythons = self::pythons();
     }
     let wanted = |minor: &&u32| pythons.iter().find(|(known, _)| known == *minor);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 
 use crate::report::{Tally, say};
-use crate::{packages, shell};
+use crate::shell;
 
 const TARGETS: &[&str] = &["authorization", "slots", "image_ref", "runner_frames"];
 /// Seconds for each target in the test command.
@@ -54,8 +54,8 @@ pub fn into(tally: &mut Tally) -> Result<()> {
 
 /// libFuzzer is C++, compiled with the first target.
 fn build(tally: &mut Tally) -> Result<bool> {
-    if !packages::have("c++", "g++") {
-        tally.skip("fuzzers", "there is no C++ compiler");
+    if shell::find("c++").is_none() {
+        tally.skip("fuzzers", "there is no C++ compiler (g++)");
         return Ok(false);
     }
     // The versions of the workspace, to which cargo adds what only the fuzzers need.

@@ -9,7 +9,6 @@ mod clients;
 mod deps;
 mod fuzz;
 mod generate;
-mod packages;
 mod report;
 mod services;
 mod shell;

@@ -1,4 +1,5 @@
-//! The servers that the tests start for themselves, from the system's packages.
+//! The programs that the tests need beside ours, most of them servers that they start for themselves, from the system's
+//! packages.
 //!
 //! Only the programs are wanted: nothing that a package would start by default is started. What cannot be installed is
 //! skipped by the tests that need it, each with its reason.
@@ -13,18 +14,22 @@ use crate::report::say;
 use crate::shell;
 
 /// Programs, where they are beside the search path, and the packages that bring them.
-const SERVICES: &[(&str, &str, &str)] = &[
+const PROGRAMS: &[(&str, &str, &str)] = &[
     ("etcd", "", "etcd-server"),
     ("redis-server", "", "redis-server"),
     ("postgres", "/usr/lib/postgresql", "postgresql"),
     ("docker-registry", "", "docker-registry"),
+    // Makes the certificates of the others.
+    ("openssl", "", "openssl"),
+    // Compiles libFuzzer.
+    ("c++", "", "g++"),
 ];
 /// Debian asks this program before it starts a service; 101 means that it must not.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs the servers that are missing, where that is possible.
+/// Installs the programs that are missing, where that is possible.
 pub fn install_missing() {
-    let missing: Vec<&str> = SERVICES
+    let missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, folder, _)| !is_installed(program, folder))
         .map(|(_, _, package)| *package)

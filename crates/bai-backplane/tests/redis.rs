@@ -153,6 +153,32 @@ async fn statistics_of_agents_are_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_are_where_the_original_looks() {
+    let redis = server!(Redis::start());
+    let broker = open(&redis.address()).await;
+    let image = "index.docker.io/lablup/lua:5.3-alpine3.8";
+    let at = now() + TimeDelta::microseconds(123_456);
+    broker.beat("i-one", at, &[image.to_owned()]).await.expect("beat");
+    let seen = redis.commands(&[
+        "SELECT 2",
+        "HGET last_seen i-one",
+        "SELECT 3",
+        &format!("SISMEMBER {image} i-one"),
+    ]);
+    assert_eq!(seen, ["+OK", "1563206400.123456", "+OK", ":1"]);
+    redis.commands(&[
+        "SELECT 2",
+        "HSET last_seen i-two 1563206746.5",
+        "SELECT 3",
+        &format!("SADD {image} i-two"),
+    ]);
+    assert_eq!(broker.holders(&[image.to_owned()]).await, Ok(vec![2]));
+    broker.forget("i-two").await.expect("forget");
+    assert_eq!(broker.last_seen().await, Ok([("i-one".to_owned(), at)].into()));
+    assert_eq!(redis.commands(&["SELECT 3", &format!("SCARD {image}")])[1], ":1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_goes_on_after_a_restart() {
     let redis = server!(Redis::start());
     let broker = open(&redis.address()).await;

@@ -23,6 +23,10 @@ const CREDENTIAL_CACHE_SIZE: usize = 10_000;
 pub const RATE_LIMIT_WINDOW: u64 = 900;
 /// Requests in the window where the database says NULL.
 const DEFAULT_RATE_LIMIT: u64 = 1000;
+/// Each takes a quarter of a second of a core, and anybody may ask for one.
+pub(crate) const PASSWORD_CHECKS_AT_ONCE: usize = 2;
+/// How long a log-in may wait for others.
+const PASSWORD_CHECK_QUEUE: Duration = Duration::from_secs(10);
 /// A bcrypt hash of nothing in particular: what the password of an unknown user is compared with, so that the answer
 /// takes as long as for a known one.
 const NOBODYS_HASH: &str = "$2b$12$lSYwWZAxvjMTUHubHgGU6eoZL2w779v2ED6sZh/o233pru7G91r/6";
@@ -123,6 +127,10 @@ impl UsageLedger {
 impl Manager {
     /// The credential of an active keypair of an active user in an active domain; `None` otherwise. Cached briefly.
     pub async fn credential(&self, access_key: &AccessKey) -> Result<Option<Credential>> {
+        // Keys that cannot exist must not fill the cache either.
+        if !access_key.can_exist() {
+            return Ok(None);
+        }
         let now = self.clock.now();
         if let Some(cached) = self.credentials.get(access_key, now) {
             return Ok(cached);
@@ -185,12 +193,13 @@ impl Manager {
             .as_ref()
             .and_then(|user| user.password.clone())
             .unwrap_or_else(|| NOBODYS_HASH.to_owned());
-        let password = password.to_owned();
-        let matches = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
-            .await
-            .map_err(|error| Error::Internal(format!("the password check was interrupted: {error}")))?;
+        let matches = self.check_password(password.to_owned(), hash).await?;
         let user = user.filter(|user| matches && user.password.is_some() && user.is_active != Some(false));
         let user = user.ok_or_else(mismatch)?;
+        let domain = self.store.reader().domain(domain).await?;
+        if domain.is_some_and(|domain| domain.is_active == Some(false)) {
+            return Err(mismatch());
+        }
         let keypairs = self.store.reader().keypairs_of_user(user.uuid).await?;
         let keypair = keypairs
             .into_iter()
@@ -201,6 +210,18 @@ impl Manager {
             secret_key: keypair.secret_key,
             role: user.role.as_str().to_owned(),
         })
+    }
+
+    /// Compares a password with its hash, off the threads that serve, and not more at once than the machine bears.
+    async fn check_password(&self, password: String, hash: String) -> Result<bool> {
+        let queued = tokio::time::timeout(PASSWORD_CHECK_QUEUE, self.password_checks.acquire()).await;
+        let Ok(Ok(_permit)) = queued else {
+            let text = "too many log-ins at once; try again shortly";
+            return Err(Error::ServiceUnavailable(text.to_owned()));
+        };
+        tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
+            .await
+            .map_err(|error| Error::Internal(format!("the password check was interrupted: {error}")))
     }
 
     /// Whether requests of this kind may pass now (`http-api.md` 6.1). A missing status means `running`.
@@ -279,9 +300,12 @@ impl Manager {
                 .map(|(key, (count, at))| (key, count, at))
                 .collect();
             tx.record_usage(&keypairs).await?;
-            for ((access_key, session), count) in &usage.sessions {
-                tx.increment_session_usage(access_key, session, *count).await?;
-            }
+            let sessions: Vec<_> = usage
+                .sessions
+                .into_iter()
+                .map(|((access_key, session), count)| (access_key, session, count))
+                .collect();
+            tx.record_session_usage(&sessions).await?;
             tx.commit().await
         }
         .await;

@@ -39,13 +39,13 @@ pub enum Error {
     /// `vfolder-not-found`, 404.
     #[error("no such folder")]
     VFolderNotFound(Option<String>),
-    /// `quota-exceeded`, 412: too many sessions.
-    #[error("session limit reached")]
-    QuotaExceeded,
+    /// `quota-exceeded`, 412: too many sessions. The text says how many.
+    #[error("{0}")]
+    QuotaExceeded(String),
     /// `rate-limit-exceeded`, 429.
     #[error("rate limit reached")]
     RateLimitExceeded,
-    /// `instance-not-available`, 503: no agent fits. The text says what was missing and goes to the log.
+    /// `instance-not-available`, 503: no agent fits. The text says what was asked for and what there is.
     #[error("no agent has room: {0}")]
     InstanceNotAvailable(String),
     /// `service-unavailable`, 503, with a text.
@@ -87,8 +87,12 @@ impl Error {
 }
 
 impl From<bai_store::Error> for Error {
-    /// Trouble with the database is nothing that the requester could change; while it may pass, they may come again.
+    /// Trouble with the database is nothing that the requester could change; while it may pass, they may come again. A
+    /// text that does not fit its column is theirs to shorten.
     fn from(error: bai_store::Error) -> Self {
+        if let bai_store::Error::TooLong { column, limit, .. } = &error {
+            return Self::invalid(format!("{column} must have at most {limit} characters"));
+        }
         tracing::error!(%error, "the database failed");
         if error.is_retryable() {
             Self::ServiceUnavailable("the database is not available; try again shortly".to_owned())

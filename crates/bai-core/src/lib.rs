@@ -12,6 +12,7 @@
 
 pub mod auth;
 pub mod error;
+mod event;
 pub mod image;
 pub mod manager;
 pub mod op;

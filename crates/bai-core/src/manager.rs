@@ -16,7 +16,7 @@ use bai_model::{AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
 use bai_proto::event::AgentEvent;
 use bai_store::Store;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +30,8 @@ const FLUSH_PERIOD: Duration = Duration::from_secs(1);
 /// How often every record is compared with what the agents say, beside the nudges.
 const RECONCILE_PERIOD: Duration = Duration::from_secs(10);
 
+/// How long work that is going on may take to end when the manager stops (`http-api.md` 1.12).
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first heartbeat of an agent is waited for.
 const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -57,6 +59,7 @@ pub struct Manager {
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
     pub(crate) status: auth::StatusCache,
+    pub(crate) password_checks: Semaphore,
     pub(crate) in_flight: InFlight,
     agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
     pub(crate) tasks: TaskTracker,
@@ -82,6 +85,7 @@ impl Manager {
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
             status: auth::StatusCache::default(),
+            password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             agents: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -119,7 +123,13 @@ impl Manager {
     pub async fn shutdown(&self) {
         self.stopping.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        // What does not end in time is taken up from its record at the next start.
+        if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some work with sessions did not end in time; it goes on after the next start");
+        }
         self.flush_usage().await;
     }
 
@@ -131,7 +141,7 @@ impl Manager {
         rpc: Arc<dyn AgentRpc>,
         mut events: mpsc::Receiver<AgentEvent>,
     ) {
-        self.lock_agents().insert(id.clone(), rpc);
+        self.lock_agents().insert(id.clone(), Arc::clone(&rpc));
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
@@ -148,7 +158,11 @@ impl Manager {
                     None => break,
                 }
             }
-            manager.lock_agents().remove(&id);
+            // The agent may have come back under its name meanwhile.
+            let mut agents = manager.lock_agents();
+            if agents.get(&id).is_some_and(|current| Arc::ptr_eq(current, &rpc)) {
+                agents.remove(&id);
+            }
         });
     }
 

@@ -12,15 +12,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use bai_model::{AgentId, AgentStatus, KernelId, KernelStatus};
+use bai_model::{AgentId, KernelId, KernelStatus};
 use bai_proto::agent::{AgentError, AgentRpc, KernelConfig, KernelCreated, Mount};
-use bai_proto::event::{AgentEvent, AgentInfo};
 use bai_store::kernel::{KernelPorts, KernelRow};
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::{Error, Manager, Result};
+
+/// `status_info` of a session that never ran.
+const CREATION_FAILED: &str = "creation-failed";
+/// How long a kernel may take to start. Pulling an image is part of it.
+const CREATION_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long an agent's other answers may take (`http-api.md` 4.8.3, 4.8.4).
+const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a piece of work ended. `Done` carries the statistics of a terminated kernel.
 #[derive(Clone, Debug)]
@@ -43,6 +50,22 @@ impl InFlight {
     fn contains(&self, kernel: KernelId) -> bool {
         self.lock().contains_key(&kernel)
     }
+
+    pub(crate) fn receiver(&self, kernel: KernelId) -> Option<watch::Receiver<Option<Outcome>>> {
+        self.lock().get(&kernel).cloned()
+    }
+}
+
+/// Work that is known to be going on until this is dropped, by a panic too: else nobody would ever try again.
+struct Registered<'a> {
+    in_flight: &'a InFlight,
+    kernel: KernelId,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.in_flight.lock().remove(&self.kernel);
+    }
 }
 
 impl Manager {
@@ -58,6 +81,13 @@ impl Manager {
         }
     }
 
+    /// The same for a kernel that was recorded a moment ago: whatever is going on for it was started for that record,
+    /// so that its outcome is the wanted one, whoever started it.
+    pub(crate) async fn carry_out_first(self: &Arc<Self>, kernel: KernelId) -> Outcome {
+        let (receiver, _) = self.start_work(kernel);
+        wait_for(receiver).await
+    }
+
     /// Starts the work for a kernel unless it is going on. The second value says whether it was started here.
     fn start_work(self: &Arc<Self>, kernel: KernelId) -> (watch::Receiver<Option<Outcome>>, bool) {
         let mut in_flight = self.in_flight.lock();
@@ -69,11 +99,15 @@ impl Manager {
         drop(in_flight);
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
+            let registered = Registered {
+                in_flight: &manager.in_flight,
+                kernel,
+            };
             let outcome = manager
                 .work(kernel)
                 .await
                 .unwrap_or_else(|error| Outcome::Overtaken(error.to_string()));
-            manager.in_flight.lock().remove(&kernel);
+            drop(registered);
             // Nobody waiting is fine: the record holds the result.
             _ = sender.send(Some(outcome));
         });
@@ -86,43 +120,70 @@ impl Manager {
         };
         let agent = row.agent.as_ref().and_then(|id| self.agent(id));
         let Some(agent) = agent else {
+            // Only a request comes here for an agent that has just gone; what it recorded must not outlive its answer.
+            if row.status == Some(KernelStatus::Preparing) {
+                self.record_end(kernel, CREATION_FAILED, None).await?;
+            }
             return Ok(Outcome::AgentFailed(AgentError::exception(
                 "ConnectionError",
                 "the agent is not connected",
             )));
         };
         match row.status {
-            Some(KernelStatus::Preparing) => self.create_on(agent.as_ref(), &row).await,
-            Some(KernelStatus::Restarting) => self.restart_on(agent.as_ref(), &row).await,
-            Some(KernelStatus::Terminating) => self.destroy_on(agent.as_ref(), &row).await,
+            Some(KernelStatus::Preparing) => self.create_on(&agent, &row).await,
+            Some(KernelStatus::Restarting) => self.restart_on(&agent, &row).await,
+            Some(KernelStatus::Terminating) => self.destroy_on(&agent, &row).await,
             _ => Ok(Outcome::Done(None)),
         }
     }
 
-    async fn create_on(&self, agent: &dyn AgentRpc, row: &KernelRow) -> Result<Outcome> {
-        let config = self.kernel_config(row).await?;
-        match agent.create_kernel(row.id, config).await {
+    async fn create_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
+        let (rpc, kernel) = (Arc::clone(agent), row.id);
+        let answer = match self.kernel_config(row).await {
+            Ok(config) => {
+                self.answered(CREATION_DEADLINE, async move {
+                    rpc.create_kernel(kernel, config).await
+                })
+                .await
+            }
+            // The image left the catalogue: trying again would not help.
+            Err(Error::Internal(text)) => Err(AgentError::exception("RuntimeError", text)),
+            Err(error) => return Err(error),
+        };
+        match answer {
             Ok(created) => self.record_start(row, &[KernelStatus::Preparing], created).await,
             Err(error) => {
                 tracing::warn!(kernel.id = %row.id, %error, "a kernel could not be created");
                 // The agent may have got further than its answer says.
-                if let Err(error) = agent.destroy_kernel(row.id).await {
+                if let Err(error) = self.destroyed(agent, row.id).await {
                     tracing::warn!(kernel.id = %row.id, %error, "a half-created kernel could not be destroyed; the reconciler will");
                 }
-                self.record_end(row.id, "creation-failed", None).await?;
+                self.record_end(row.id, CREATION_FAILED, None).await?;
                 Ok(Outcome::AgentFailed(error))
             }
         }
     }
 
-    async fn restart_on(&self, agent: &dyn AgentRpc, row: &KernelRow) -> Result<Outcome> {
-        let config = self.kernel_config(row).await?;
-        match agent.restart_kernel(row.id, config).await {
+    async fn restart_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
+        let (rpc, kernel) = (Arc::clone(agent), row.id);
+        let (answer, other) = match self.kernel_config(row).await {
+            Ok(config) => {
+                let answer =
+                    self.answered(
+                        AGENT_DEADLINE,
+                        async move { rpc.restart_kernel(kernel, config).await },
+                    );
+                (answer.await, "Agent error")
+            }
+            Err(Error::Internal(text)) => (Err(AgentError::exception("RuntimeError", text)), "Other error"),
+            Err(error) => return Err(error),
+        };
+        match answer {
             Ok(created) => self.record_start(row, &[KernelStatus::Restarting], created).await,
             Err(error) => {
                 let info = match error {
                     AgentError::Timeout => "Operation timeout (restart_session)",
-                    AgentError::Exception { .. } => "Agent error",
+                    AgentError::Exception { .. } => other,
                 };
                 let mut tx = self.store.begin().await?;
                 tx.set_kernel_status(
@@ -138,8 +199,8 @@ impl Manager {
         }
     }
 
-    async fn destroy_on(&self, agent: &dyn AgentRpc, row: &KernelRow) -> Result<Outcome> {
-        match agent.destroy_kernel(row.id).await {
+    async fn destroy_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
+        match self.destroyed(agent, row.id).await {
             Ok(stats) => {
                 self.record_end(row.id, "user-requested", stats.clone()).await?;
                 // The agent's own event may have come first, with the statistics.
@@ -157,6 +218,45 @@ impl Manager {
             // The record stays TERMINATING, so that the reconciler tries again.
             Err(error) => Ok(Outcome::AgentFailed(error)),
         }
+    }
+
+    async fn destroyed(
+        &self,
+        agent: &Arc<dyn AgentRpc>,
+        kernel: KernelId,
+    ) -> std::result::Result<Option<Value>, AgentError> {
+        let rpc = Arc::clone(agent);
+        self.answered(AGENT_DEADLINE, async move { rpc.destroy_kernel(kernel).await })
+            .await
+    }
+
+    /// Waits for an agent's answer until the deadline. The call itself goes on after that: an agent in this process
+    /// must not be left halfway.
+    async fn answered<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        call: impl Future<Output = std::result::Result<T, AgentError>> + Send + 'static,
+    ) -> std::result::Result<T, AgentError> {
+        match tokio::time::timeout(deadline, self.tasks.spawn(call)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(AgentError::exception(
+                "RuntimeError",
+                "the agent's call broke off",
+            )),
+            Err(_) => Err(AgentError::Timeout),
+        }
+    }
+
+    /// The kernels that an agent runs.
+    pub(crate) async fn listed(
+        &self,
+        agent: &Arc<dyn AgentRpc>,
+    ) -> std::result::Result<HashSet<KernelId>, AgentError> {
+        let rpc = Arc::clone(agent);
+        let kernels = self
+            .answered(AGENT_DEADLINE, async move { rpc.list_kernels().await })
+            .await?;
+        Ok(kernels.into_iter().collect())
     }
 
     async fn record_start(
@@ -187,7 +287,12 @@ impl Manager {
         ))
     }
 
-    async fn record_end(&self, kernel: KernelId, reason: &str, stats: Option<Value>) -> Result<()> {
+    pub(crate) async fn record_end(
+        &self,
+        kernel: KernelId,
+        reason: &str,
+        stats: Option<Value>,
+    ) -> Result<()> {
         let mut tx = self.store.begin().await?;
         tx.terminate_kernel(kernel, reason, self.clock.now(), stats)
             .await?;
@@ -248,8 +353,8 @@ impl Manager {
     pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<()> {
         for (id, agent) in self.attached_agents() {
             let recorded = self.store.reader().live_kernels_of_agent(&id).await?;
-            let running: HashSet<KernelId> = match agent.list_kernels().await {
-                Ok(kernels) => kernels.into_iter().collect(),
+            let running = match self.listed(&agent).await {
+                Ok(kernels) => kernels,
                 Err(error) => {
                     tracing::warn!(agent.id = %id, %error, "an agent does not say what it runs");
                     continue;
@@ -261,118 +366,52 @@ impl Manager {
                         self.start_work(row.id);
                     }
                     Some(KernelStatus::Running) if !running.contains(&row.id) => {
-                        self.confirm_lost(&id, agent.as_ref(), row.id).await?
+                        self.confirm_lost(&id, &agent, row).await?
                     }
                     _ => {}
                 }
             }
             let recorded: HashSet<KernelId> = recorded.iter().map(|row| row.id).collect();
             for kernel in running.difference(&recorded) {
-                self.destroy_orphan(agent.as_ref(), *kernel).await?;
+                self.destroy_orphan(&agent, *kernel).await?;
             }
         }
         Ok(())
     }
 
-    /// A kernel that should run but was not listed: looked at once more, because it may have been restarted or started
-    /// in between, and recorded as lost if it is still missing.
-    async fn confirm_lost(&self, id: &AgentId, agent: &dyn AgentRpc, kernel: KernelId) -> Result<()> {
-        if self.in_flight.contains(kernel) {
-            return Ok(());
-        }
-        let is_running = agent
-            .list_kernels()
+    /// A kernel that should run but was not listed: looked at once more, and recorded as lost if it is still missing and
+    /// its record has not changed meanwhile, because it may have been restarted in between.
+    async fn confirm_lost(&self, id: &AgentId, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<()> {
+        // An agent that does not answer says nothing of its kernels.
+        let is_missing = self
+            .listed(agent)
             .await
-            .is_ok_and(|kernels| kernels.contains(&kernel));
-        let row = self.store.reader().kernel(kernel).await?;
-        if !is_running && row.is_some_and(|row| row.status == Some(KernelStatus::Running)) {
-            tracing::warn!(agent.id = %id, kernel.id = %kernel, "a session's kernel is gone from its agent");
-            self.record_end(kernel, "lost-on-agent", None).await?;
+            .is_ok_and(|kernels| !kernels.contains(&row.id));
+        let now = self.store.reader().kernel(row.id).await?;
+        let is_unchanged =
+            now.is_some_and(|now| (now.status, &now.container_id) == (row.status, &row.container_id));
+        if is_missing && is_unchanged && !self.in_flight.contains(row.id) {
+            tracing::warn!(agent.id = %id, kernel.id = %row.id, "a session's kernel is gone from its agent");
+            self.record_end(row.id, "lost-on-agent", None).await?;
         }
         Ok(())
     }
 
     /// A kernel that runs without a live record.
-    async fn destroy_orphan(&self, agent: &dyn AgentRpc, kernel: KernelId) -> Result<()> {
+    async fn destroy_orphan(&self, agent: &Arc<dyn AgentRpc>, kernel: KernelId) -> Result<()> {
         let row = self.store.reader().kernel(kernel).await?;
         if row.is_some_and(|row| row.status.is_some_and(KernelStatus::is_alive)) {
             return Ok(());
         }
         tracing::warn!(kernel.id = %kernel, "destroying a kernel that no session owns");
-        if let Err(error) = agent.destroy_kernel(kernel).await {
+        if let Err(error) = self.destroyed(agent, kernel).await {
             tracing::warn!(kernel.id = %kernel, %error, "an orphan could not be destroyed; it will be tried again");
         }
         Ok(())
     }
-
-    /// Records what an agent tells.
-    pub(crate) async fn handle_event(&self, agent: &AgentId, event: AgentEvent) -> Result<()> {
-        match event {
-            AgentEvent::InstanceHeartbeat(info) => self.record_heartbeat(info).await?,
-            AgentEvent::InstanceTerminated { agent, reason } => {
-                tracing::info!(agent.id = %agent, reason, "an agent left");
-                let mut tx = self.store.begin().await?;
-                tx.set_agent_status(&agent, AgentStatus::Terminated, Some(self.clock.now()))
-                    .await?;
-                tx.commit().await?;
-            }
-            AgentEvent::KernelTerminated {
-                kernel,
-                reason,
-                stats,
-                ..
-            } => {
-                let row = self.store.reader().kernel(kernel).await?;
-                // While restarting, the end of the old processes is expected.
-                let is_expected = row.is_none_or(|row| row.status == Some(KernelStatus::Restarting));
-                if !is_expected && !(self.in_flight.contains(kernel)) {
-                    tracing::info!(agent.id = %agent, kernel.id = %kernel, reason, "a kernel ended");
-                    self.record_end(kernel, &reason, stats).await?;
-                }
-            }
-            AgentEvent::KernelPreparing { kernel }
-            | AgentEvent::KernelPulling { kernel }
-            | AgentEvent::KernelCreating { kernel }
-            | AgentEvent::KernelStarted { kernel } => {
-                tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");
-            }
-        }
-        Ok(())
-    }
-
-    async fn record_heartbeat(&self, info: AgentInfo) -> Result<()> {
-        let types: Vec<(String, String)> = info
-            .slot_types
-            .iter()
-            .filter(|(name, _)| !matches!(*name, "cpu" | "mem"))
-            .map(|(name, unit)| (format!("config/resource_slots/{name}"), unit.as_str().to_owned()))
-            .collect();
-        // The union over agents, not the last one's (DM-41).
-        if !types.is_empty() {
-            self.config.put_all(&types).await?;
-        }
-        self.register_agent_images(&info.images).await?;
-        let mut tx = self.store.begin().await?;
-        tx.upsert_agent(
-            &bai_store::agent::NewAgent {
-                id: info.id,
-                region: info.region,
-                addr: info.addr,
-                version: info.version,
-                available_slots: info.available_slots,
-                compute_plugins: info.compute_plugins,
-            },
-            self.clock.now(),
-        )
-        .await?;
-        tx.commit().await?;
-        self.registered.send_replace(true);
-        self.nudge_reconcilers();
-        Ok(())
-    }
 }
 
-async fn wait_for(mut receiver: watch::Receiver<Option<Outcome>>) -> Outcome {
+pub(crate) async fn wait_for(mut receiver: watch::Receiver<Option<Outcome>>) -> Outcome {
     match receiver.wait_for(Option::is_some).await {
         Ok(outcome) => outcome.clone().unwrap_or(Outcome::Done(None)),
         Err(_) => Outcome::Overtaken("the manager is stopping".to_owned()),

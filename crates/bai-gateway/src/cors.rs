@@ -43,6 +43,7 @@ pub(crate) fn preflight(headers: &HeaderMap, methods: &[&str]) -> Result<Answer,
         let names: Vec<String> = requested
             .split(',')
             .map(|name| name.trim().to_ascii_uppercase())
+            .filter(|name| !name.is_empty())
             .collect();
         if let Ok(names) = HeaderValue::from_str(&names.join(",")) {
             answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_HEADERS, names);

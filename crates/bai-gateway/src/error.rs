@@ -1,11 +1,14 @@
 //! The only place where errors become HTTP (`http-api.md` 2): the problem document of each class.
 
 use bai_core::{AgentError, Error};
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::pipeline::Answer;
+
+/// When a client may come back to a service that was not available.
+const RETRY_AFTER_SECONDS: &str = "2";
 
 /// An answer that is not the wanted one. `type` is the stable discriminator; titles keep their historic spelling.
 #[derive(Debug)]
@@ -63,6 +66,16 @@ impl Problem {
         Self::new(status, "internal-server-error", "Internal server error.", None)
     }
 
+    /// The answer to a request whose handler panicked.
+    pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no text");
+        tracing::error!(panic = text, "a handler panicked; this is a defect");
+        Self::internal()
+    }
+
     pub(crate) fn invalid_parameters(message: &str, data: Option<Value>) -> Self {
         Error::InvalidParameters {
             message: message.to_owned(),
@@ -89,6 +102,10 @@ impl Problem {
         *answer.status_mut() = problem.status;
         let content_type = HeaderValue::from_static("application/problem+json; charset=utf-8");
         answer.headers_mut().insert(CONTENT_TYPE, content_type);
+        if problem.slug == "service-unavailable" {
+            let soon = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+            answer.headers_mut().insert(RETRY_AFTER, soon);
+        }
         if let Some(allow) = problem.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
             answer.headers_mut().insert(ALLOW, allow);
         }
@@ -151,11 +168,11 @@ impl From<Error> for Problem {
             Error::VFolderNotFound(text) => {
                 with(S::NOT_FOUND, "vfolder-not-found", "No such virtual folder.", text)
             }
-            Error::QuotaExceeded => with(
+            Error::QuotaExceeded(text) => with(
                 S::PRECONDITION_FAILED,
                 "quota-exceeded",
                 "You have reached your resource limit.",
-                None,
+                Some(text),
             ),
             Error::RateLimitExceeded => {
                 let title = "You have reached your API query rate limit.";
@@ -164,7 +181,12 @@ impl From<Error> for Problem {
             Error::InstanceNotAvailable(text) => {
                 tracing::info!(reason = text, "no agent has room for a session");
                 let title = "There is no available instance.";
-                with(S::SERVICE_UNAVAILABLE, "instance-not-available", title, None)
+                with(
+                    S::SERVICE_UNAVAILABLE,
+                    "instance-not-available",
+                    title,
+                    Some(text),
+                )
             }
             Error::ServiceUnavailable(text) => with(
                 S::SERVICE_UNAVAILABLE,
@@ -217,16 +239,6 @@ fn of_agent(slug: &'static str, title: &'static str, error: &AgentError) -> Prob
     let mut problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, slug, title, None);
     problem.0.more.insert("agent-details".to_owned(), details);
     problem
-}
-
-/// The answer to a request whose handler panicked.
-pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Answer {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no text");
-    tracing::error!(panic = text, "a handler panicked; this is a defect");
-    Problem::internal().into_answer()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use bai_core::Manager;
 use bai_model::random::Random;
 use bai_model::time::Clock;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use serve::{ServeOptions, serve, serve_with};
@@ -45,7 +46,12 @@ struct Gateway {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     stopping: CancellationToken,
+    /// An upload is gathered whole before anything of it is written: up to 42 MiB, what is parsed and what is not yet.
+    uploads: Semaphore,
 }
+
+/// Uploads into sessions that are taken in at the same time; further ones wait.
+const UPLOADS_AT_ONCE: usize = 16;
 
 /// The whole API as a service.
 pub fn router(manager: Arc<Manager>, options: GatewayOptions) -> axum::Router {
@@ -54,10 +60,8 @@ pub fn router(manager: Arc<Manager>, options: GatewayOptions) -> axum::Router {
         clock: options.clock,
         random: options.random,
         stopping: options.stopping,
+        uploads: Semaphore::new(UPLOADS_AT_ONCE),
     });
     // Routes are our own table: the original's rules for slashes, versions and 405 are not axum's.
-    axum::Router::new()
-        .fallback(pipeline::handle)
-        .with_state(gateway)
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(error::panicked))
+    axum::Router::new().fallback(pipeline::handle).with_state(gateway)
 }

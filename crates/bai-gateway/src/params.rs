@@ -82,6 +82,10 @@ impl Params {
     fn checked_string(&mut self, name: &str, value: Value) -> String {
         match value {
             Value::String(text) if text.is_empty() => self.fail(name, "blank value is not allowed"),
+            // Databases cannot hold it (ours to say, the original failed).
+            Value::String(text) if text.contains('\0') => {
+                self.fail(name, "value must not contain NUL characters")
+            }
             Value::String(text) => return text,
             _ => self.fail(name, "value is not a string"),
         }

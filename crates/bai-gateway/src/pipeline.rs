@@ -1,5 +1,6 @@
 //! The road of every request, in the order of `http-api.md` 1.2, and the headers that every answer carries.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -7,9 +8,10 @@ use axum::extract::State;
 use bai_core::auth::{RATE_LIMIT_WINDOW, RateLimit};
 use bai_core::{Actor, Op};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONTENT_LENGTH, ORIGIN, SERVER, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use tracing::Instrument;
 
 use crate::error::Problem;
@@ -54,7 +56,7 @@ impl Call {
         }
         match std::mem::replace(&mut self.body, CallBody::Read(Bytes::new())) {
             CallBody::Read(bytes) => Ok(Some(bytes)),
-            CallBody::Unread(unread) => body::read_whole(unread, body::MAX_BODY).await.map(Some),
+            CallBody::Unread(unread) => body::read_whole(unread).await.map(Some),
         }
     }
 
@@ -163,10 +165,16 @@ async fn answer(gateway: Arc<Gateway>, op: Op, parts: Parts, body: Body) -> (Ans
             call.op.identity()?;
         }
         let mut answer = rest::dispatch(route.endpoint, call).await?;
-        show_rate_limit(&mut answer, limit);
+        // Nobody sees headers of a websocket's handshake (3.13).
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            show_rate_limit(&mut answer, limit);
+        }
         Ok::<_, Problem>(answer)
     };
-    let answer = served.await.unwrap_or_else(|problem| {
+    // A defect in one handler is that request's misfortune only.
+    let served = AssertUnwindSafe(served).catch_unwind().await;
+    let served = served.unwrap_or_else(|panic| Err(Problem::panicked(panic.as_ref())));
+    let answer = served.unwrap_or_else(|problem| {
         tracing::debug!(status = problem.status().as_u16(), "refused");
         problem.into_answer()
     });

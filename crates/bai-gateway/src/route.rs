@@ -174,6 +174,14 @@ pub const ROUTES: &[Route] = {
             Any,
             E::DockerRegistries,
         ),
+        route(
+            "GET",
+            "/resource/container-registries",
+            NONE,
+            Auth,
+            Any,
+            E::DockerRegistries,
+        ),
     ]
 };
 

@@ -18,8 +18,9 @@ use tokio_util::task::TaskTracker;
 const MAX_CONNECTIONS: usize = 10_000;
 /// A request line and its headers must fit into this (the original allows 8190 bytes a line).
 const MAX_HEADER_BYTES: usize = 64 << 10;
-/// How long a client may take to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send its headers, and how long a connection is kept between requests (`http-api.md`
+/// 1.1).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests that are being served may take to end once the server stops.
@@ -134,5 +135,91 @@ async fn serve_connection(
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A server that greets, and its switch.
+    async fn greeter() -> (SocketAddr, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stopping = CancellationToken::new();
+        let router = axum::Router::new().fallback(async || "hello");
+        tokio::spawn(serve(listener, router, stopping.clone()));
+        (address, stopping)
+    }
+
+    /// All that the server says to these bytes until it closes.
+    async fn said(address: SocketAddr, bytes: &[u8]) -> String {
+        let mut socket = TcpStream::connect(address).await.expect("a connection");
+        // The server may have closed before it read everything.
+        _ = socket.write_all(bytes).await;
+        let mut answer = Vec::new();
+        _ = socket.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Time stands still but for time-outs: they pass at once when nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_never_end_their_headers_are_cut_off() {
+        let (address, _) = greeter().await;
+        let started = tokio::time::Instant::now();
+        for bytes in [&b""[..], b"GET", b"GET / HTTP/1.1\r\nHost: x\r\n"] {
+            let answer = said(address, bytes).await;
+            assert!(!answer.contains("hello"), "{answer}");
+        }
+        assert!(started.elapsed() >= 3 * HEADER_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn heads_beyond_their_limits_are_refused() {
+        let (address, _) = greeter().await;
+        // The limit is looked at between reads, so that somewhat more may pass.
+        let long = "x".repeat(4 * MAX_HEADER_BYTES);
+        for (request, status) in [
+            (format!("GET / HTTP/1.1\r\nA: {long}\r\n\r\n"), "431"),
+            (
+                format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1000)),
+                "431",
+            ),
+            (format!("GET /{long} HTTP/1.1\r\n\r\n"), "431"),
+            ("GET / HTTP/1.1\r\nA b\r\n\r\n".to_owned(), "400"),
+            ("\0\r\n\r\n".to_owned(), "400"),
+        ] {
+            let answer = said(address, request.as_bytes()).await;
+            let shown: String = request.chars().take(40).collect();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{shown:?}: {answer:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_and_end_with_the_server() {
+        let (address, stopping) = greeter().await;
+        let mut socket = TcpStream::connect(address).await.expect("a connection");
+        for _ in 0..2 {
+            socket
+                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .await
+                .expect("a connection that is kept");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"hello") {
+                assert_ne!(socket.read_buf(&mut answer).await.expect("an answer"), 0);
+            }
+        }
+        stopping.cancel();
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.expect("an end");
+        assert!(rest.is_empty());
     }
 }

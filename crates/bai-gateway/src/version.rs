@@ -44,12 +44,13 @@ impl Major {
     }
 }
 
-/// The version text of a request: the new header unless it is absent or empty, else the old one.
+/// The version text of a request: the new header unless it is absent or empty, else the old one. One that is not ASCII
+/// is no version that anybody knows.
 pub(crate) fn announced(headers: &HeaderMap) -> Option<&str> {
     let text = |name| {
         headers
             .get(name)
-            .and_then(|value| value.to_str().ok())
+            .map(|value| value.to_str().unwrap_or("(not ASCII)"))
             .filter(|text| !text.is_empty())
     };
     text("x-backendai-version").or_else(|| text("x-sorna-version"))

@@ -24,6 +24,11 @@ impl AgentStatus {
             Self::Terminated => "TERMINATED",
         }
     }
+
+    /// Whether its kernels count as gone with it. One that merely has not reported to this manager yet is `ALIVE`.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::Lost | Self::Terminated)
+    }
 }
 
 impl fmt::Display for AgentStatus {

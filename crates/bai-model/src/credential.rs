@@ -9,6 +9,9 @@ use zeroize::Zeroizing;
 
 use crate::random::Random;
 
+/// Characters of `keypairs.access_key`.
+const MAX_ACCESS_KEY: usize = 20;
+
 /// The public half of a keypair: 20 characters beginning with `AKIA` when generated here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -24,6 +27,12 @@ impl AccessKey {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a keypair can have this key: what is longer than the column (`data-model.md` 3), or has characters that
+    /// no key has, need not be looked for.
+    pub fn can_exist(&self) -> bool {
+        (1..=MAX_ACCESS_KEY).contains(&self.0.len()) && self.0.bytes().all(|byte| byte.is_ascii_graphic())
     }
 }
 

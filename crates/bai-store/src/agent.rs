@@ -166,7 +166,7 @@ impl Tx {
     }
 
     /// The agent of this name, whose row nobody else changes until the unit of work ends. A unit of work should lock one
-    /// agent only, and after its kernels and keypairs: that is the order of all others.
+    /// agent only, and after keypairs and kernels: that is the order of all others.
     pub async fn lock_agent(&mut self, id: &AgentId) -> Result<Option<AgentRow>> {
         let for_update = self.for_update();
         let sql = select_agents!("WHERE id = $1").to_owned() + for_update;

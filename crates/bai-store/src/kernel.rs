@@ -10,8 +10,12 @@ use bai_model::{AccessKey, AgentId, GroupId, KernelId, KernelStatus, ResourceSlo
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::driver::{Row, params};
+use crate::driver::{Param, Row, params};
+use crate::store::places;
 use crate::{Reader, Result, Tx};
+
+/// How many sessions one statement of [`Tx::record_session_usage`] counts.
+const BATCH: usize = 100;
 
 /// A kernel with every column.
 #[derive(Clone, Debug, PartialEq)]
@@ -260,10 +264,11 @@ impl Tx {
             ("status", KernelStatus::Preparing.into()),
             ("num_queries", 0.into()),
         ];
-        self.insert("kernels", values, "").await?;
+        // The keypair's row first: that is the order of locks.
         let sql =
             "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + 1 WHERE access_key = $1";
         self.execute(sql, params![&kernel.access_key]).await?;
+        self.insert("kernels", values, "").await?;
         self.rewrite_occupied_slots(&kernel.agent).await
     }
 
@@ -328,6 +333,8 @@ impl Tx {
         at: DateTime<Utc>,
         last_stat: Option<Value>,
     ) -> Result<bool> {
+        let its_own = "WHERE access_key = (SELECT access_key FROM kernels WHERE id = $1)";
+        self.lock_keypairs(its_own, params![kernel]).await?;
         // The state is a literal for PostgreSQL's sake; NULL statistics are no news.
         let sql = "UPDATE kernels SET status = 'TERMINATED', status_info = $2, terminated_at = $3, \
                    last_stat = coalesce($4, last_stat) WHERE id = $1 AND status <> 'TERMINATED' \
@@ -364,6 +371,47 @@ impl Tx {
         let sql = "UPDATE kernels SET num_queries = coalesce(num_queries, 0) + $3 \
                    WHERE access_key = $1 AND sess_id = $2 AND role = 'master' AND status <> 'TERMINATED'";
         self.execute(sql, params![access_key, name, count]).await?;
+        Ok(())
+    }
+
+    /// Counts uses of many live sessions, each of which may occur once; those that are gone are nothing.
+    pub async fn record_session_usage(&mut self, usage: &[(AccessKey, String, i64)]) -> Result<()> {
+        let mut usage: Vec<_> = usage.iter().collect();
+        usage.sort_by(|one, other| (one.0.as_str(), &one.1).cmp(&(other.0.as_str(), &other.1)));
+        for batch in usage.chunks(BATCH) {
+            self.lock_sessions(batch).await?;
+            let params: Vec<Param> = batch
+                .iter()
+                .flat_map(|(key, name, count)| [key.into(), name.into(), (*count).into()])
+                .collect();
+            let sql = format!(
+                "WITH used (access_key, sess_id, count) AS (VALUES {}) \
+                 UPDATE kernels SET num_queries = coalesce(num_queries, 0) + used.count FROM used \
+                 WHERE kernels.access_key = used.access_key AND kernels.sess_id = used.sess_id \
+                 AND kernels.role = 'master' AND kernels.status <> 'TERMINATED'",
+                places(batch.len(), 3)
+            );
+            self.execute(sql, params).await?;
+        }
+        Ok(())
+    }
+
+    /// In one order for everybody, or two who count the same sessions would wait for each other.
+    async fn lock_sessions(&mut self, sessions: &[&(AccessKey, String, i64)]) -> Result<()> {
+        let for_update = self.for_update();
+        if for_update.is_empty() {
+            return Ok(());
+        }
+        let params: Vec<Param> = sessions
+            .iter()
+            .flat_map(|(key, name, _)| [key.into(), name.into()])
+            .collect();
+        let sql = format!(
+            "SELECT id FROM kernels WHERE (access_key, sess_id) IN (VALUES {}) AND role = 'master' \
+             AND status <> 'TERMINATED' ORDER BY id{for_update}",
+            places(sessions.len(), 2)
+        );
+        self.fetch(sql, params).await?;
         Ok(())
     }
 

@@ -31,7 +31,8 @@ pub struct StoreOptions {
     pub connections: usize,
     /// How long a caller waits for a connection, be it that all are busy or that the database does not answer.
     pub connect_deadline: Duration,
-    /// How long a statement may run, and a unit of work may be idle, before the database gives it up.
+    /// How long a statement may run before the database gives it up; a unit of work may be idle for as long, and for 10 s
+    /// at most.
     pub statement_timeout: Duration,
     /// How long a statement waits for another unit of work.
     pub lock_timeout: Duration,
@@ -195,7 +196,8 @@ impl Tx {
     }
 
     /// What a `SELECT` says to keep its rows from being changed or locked by others until the unit of work ends. SQLite has
-    /// one writer and needs nothing. Rows are locked in the order kernel, keypair, agent.
+    /// one writer and needs nothing. Rows are locked in the order keypair, kernel, agent, and several of a kind in the order of
+    /// their keys.
     pub(crate) fn for_update(&mut self) -> &'static str {
         self.on_postgres(" FOR NO KEY UPDATE")
     }

@@ -1,5 +1,4 @@
 //! What only PostgreSQL can show: it goes away and comes back, refuses, is busy, and has other users.
-#![expect(clippy::print_stdout, reason = "what is skipped is told")]
 
 use std::time::Duration;
 
@@ -169,6 +168,8 @@ async fn refusals_name_the_database_and_the_setting() {
             database.uri().replace(database.name(), "nowhere"),
             "create it, or correct the name",
         ),
+        // The server of the tests has no certificate.
+        (format!("{}?sslmode=require", database.uri()), "check sslmode"),
     ] {
         let error = Store::open_with(&uri, &options).await.expect_err("a refusal");
         assert!(matches!(error, Error::Address { .. }), "{error:?}");

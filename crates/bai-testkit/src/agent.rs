@@ -1,7 +1,7 @@
 //! An agent without a host: kernels are entries of a map, and code is a few words it understands.
 //!
 //! Query mode: `print <text>` writes to stdout, `input` waits for input and prints it, `wait` runs until interrupted or
-//! destroyed, `fail <text>` is an exception of the agent; anything else runs and prints nothing.
+//! destroyed, `fail <text>` is an exception of the agent, `panic <text>` a defect, `kinds` prints one thing of each kind; anything else runs and prints nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use bai_proto::agent::{
 use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// The image that the fake agent offers, with the alias `python`.
 pub const IMAGE: &str = "index.docker.io/lablup/python:3.6-debian";
@@ -25,6 +25,7 @@ pub const IMAGE: &str = "index.docker.io/lablup/python:3.6-debian";
 pub struct FakeAgent {
     state: Mutex<State>,
     interrupts: Notify,
+    creations_are_held: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ struct State {
     waiting_for_input: HashSet<KernelId>,
     /// What the next creation answers instead of succeeding.
     next_creation_fails: Option<AgentError>,
+    /// The same for destructions.
+    next_destruction_fails: Option<AgentError>,
     /// Calls in order, by name.
     calls: Vec<String>,
     files: BTreeMap<(KernelId, String), Bytes>,
@@ -60,6 +63,16 @@ impl FakeAgent {
     /// Makes the next creation fail.
     pub fn fail_next_creation(&self, error: AgentError) {
         self.lock().next_creation_fails = Some(error);
+    }
+
+    /// Makes the next destruction fail.
+    pub fn fail_next_destruction(&self, error: AgentError) {
+        self.lock().next_destruction_fails = Some(error);
+    }
+
+    /// Makes creations wait until they are let go.
+    pub fn hold_creations(&self, held: bool) {
+        self.creations_are_held.send_replace(held);
     }
 
     /// The names of the calls so far.
@@ -133,6 +146,21 @@ fn created() -> KernelCreated {
     }
 }
 
+fn everything() -> Vec<ConsoleItem> {
+    let text = str::to_owned;
+    vec![
+        ConsoleItem::Stdout(text("out")),
+        ConsoleItem::Stderr(text("err")),
+        ConsoleItem::Media {
+            mime: text("image/png"),
+            data: text("data:"),
+        },
+        ConsoleItem::Html(text("<b>")),
+        ConsoleItem::Log(text("log")),
+        ConsoleItem::Stdout(text("more")),
+    ]
+}
+
 fn reply(run_id: RunId, status: RunStatus, console: Vec<ConsoleItem>) -> ExecuteReply {
     let is_waiting = status == RunStatus::WaitingInput;
     ExecuteReply {
@@ -157,8 +185,15 @@ impl AgentRpc for FakeAgent {
         kernel: KernelId,
         config: KernelConfig,
     ) -> Result<KernelCreated, AgentError> {
+        self.lock().calls.push("create_kernel".to_owned());
+        let let_go = self
+            .creations_are_held
+            .subscribe()
+            .wait_for(|held| !held)
+            .await
+            .is_ok();
+        assert!(let_go, "the sender is a part of this agent");
         let mut state = self.lock();
-        state.calls.push("create_kernel".to_owned());
         if let Some(error) = state.next_creation_fails.take() {
             return Err(error);
         }
@@ -169,6 +204,9 @@ impl AgentRpc for FakeAgent {
     async fn destroy_kernel(&self, kernel: KernelId) -> Result<Option<Value>, AgentError> {
         let mut state = self.lock();
         state.calls.push("destroy_kernel".to_owned());
+        if let Some(error) = state.next_destruction_fails.take() {
+            return Err(error);
+        }
         let stats = state.kernels.remove(&kernel).map(|_| json!({ "version": 2 }));
         drop(state);
         self.interrupts.notify_waiters();
@@ -196,6 +234,8 @@ impl AgentRpc for FakeAgent {
         let (word, rest) = request.code.split_once(' ').unwrap_or((&request.code, ""));
         Ok(Some(match (request.mode, word) {
             (ExecuteMode::Query, "print") => reply(run_id, RunStatus::Finished, stdout(&format!("{rest}\n"))),
+            (ExecuteMode::Query, "kinds") => reply(run_id, RunStatus::Finished, everything()),
+            (ExecuteMode::Query, "panic") => panic!("{rest}"),
             (ExecuteMode::Query, "fail") => return Err(AgentError::exception("RuntimeError", rest)),
             (ExecuteMode::Query, "input") => {
                 self.lock().waiting_for_input.insert(kernel);

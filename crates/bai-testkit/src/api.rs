@@ -1,8 +1,10 @@
 //! The API in process, and requests to it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
+use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
@@ -17,7 +19,10 @@ use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -35,6 +40,8 @@ pub struct Api {
     pub config: Config,
     /// Events of the agent.
     pub events: mpsc::Sender<AgentEvent>,
+    broker: Arc<dyn Broker>,
+    random: Arc<SeededRandom>,
     router: axum::Router,
 }
 
@@ -102,15 +109,19 @@ impl Request {
 impl Api {
     /// Boots the system with the cast in its database and the fake agent attached.
     pub async fn start() -> Self {
+        Self::start_with(&cast::fixture()).await
+    }
+
+    /// The same with a cast of the test's own.
+    pub async fn start_with(cast: &Value) -> Self {
         let start: DateTime<Utc> = "2019-07-15T12:34:56Z".parse().expect("a timestamp");
         let clock = Arc::new(ManualClock::at(start));
-        let random = Arc::new(SeededRandom::default());
         let store = Store::open("sqlite::memory:")
             .await
             .expect("a database in memory");
         let mut tx = store.begin().await.expect("a transaction");
         // Cost 4: the tests are not about the strength of their passwords.
-        fixture::populate(&mut tx, &cast::fixture(), clock.now(), &|password: &str| {
+        fixture::populate(&mut tx, cast, clock.now(), &|password: &str| {
             bcrypt::hash(password, 4)
         })
         .await
@@ -119,37 +130,107 @@ impl Api {
         let kv = kv::open("memory:", clock.clone())
             .await
             .expect("a configuration store");
-        let config = Config::new(kv, "test");
         let broker = broker::open("memory:", clock.clone()).await.expect("a broker");
+        let (fake, random) = (Arc::new(FakeAgent::default()), Arc::new(SeededRandom::default()));
+        let mut api = Self::boot(store, Config::new(kv, "test"), broker, clock, random, fake).await;
+        api.attach_agent().await;
+        api
+    }
+
+    async fn boot(
+        store: Store,
+        config: Config,
+        broker: Arc<dyn Broker>,
+        clock: Arc<ManualClock>,
+        random: Arc<SeededRandom>,
+        agent: Arc<FakeAgent>,
+    ) -> Self {
         let manager = Manager::start(ManagerOptions {
             store: store.clone(),
             config: config.clone(),
             registries: bai_registry::Options::default(),
-            broker,
+            broker: broker.clone(),
             clock: clock.clone(),
             random: random.clone(),
         })
         .await
         .expect("a manager");
-        let fake = Arc::new(FakeAgent::default());
-        let (events, incoming) = agent::events();
-        manager.attach_agent(AgentId("i-fake".to_owned()), agent::as_rpc(&fake), incoming);
-        manager.wait_for_agent().await.expect("the agent registers");
         let options = GatewayOptions {
             clock: clock.clone(),
-            random,
+            random: random.clone(),
             stopping: CancellationToken::new(),
         };
         let router = bai_gateway::router(Arc::clone(&manager), options);
+        let (events, _) = mpsc::channel(1);
         Self {
-            agent: fake,
+            agent,
             clock,
             manager,
             store,
             config,
             events,
+            broker,
+            random,
             router,
         }
+    }
+
+    /// Another manager over the same databases, as after a restart. The agent goes on, and has not attached yet.
+    pub async fn restart_manager(self) -> Self {
+        self.manager.shutdown().await;
+        Self::boot(
+            self.store,
+            self.config,
+            self.broker,
+            self.clock,
+            self.random,
+            self.agent,
+        )
+        .await
+    }
+
+    /// Attaches the fake agent and waits for its registration.
+    pub async fn attach_agent(&mut self) {
+        let (events, incoming) = agent::events();
+        self.events = events;
+        self.manager
+            .attach_agent(AgentId("i-fake".to_owned()), agent::as_rpc(&self.agent), incoming);
+        self.manager.wait_for_agent().await.expect("the agent registers");
+    }
+
+    /// Serves on loopback as the executable does, for as long as the test runs: for websockets, and for what is wrong
+    /// below HTTP.
+    pub async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(bai_gateway::serve(
+            listener,
+            self.router.clone(),
+            CancellationToken::new(),
+        ));
+        address
+    }
+
+    /// Opens a signed websocket at a server that [`Api::listen`]s.
+    ///
+    /// # Errors
+    /// With the answer of a server that refuses.
+    pub async fn open_stream(
+        &self,
+        address: SocketAddr,
+        role: Role,
+        target: &str,
+    ) -> Result<WebSocketStream<TcpStream>, tungstenite::Error> {
+        let mut request = format!("ws://{address}{target}").into_client_request()?;
+        let mut signed = Request::new(role, "GET", target);
+        signed.content_type = None;
+        request
+            .headers_mut()
+            .extend(self.sign(&signed, &address.to_string()));
+        let socket = TcpStream::connect(address).await.expect("a connection");
+        tokio_tungstenite::client_async(request, socket)
+            .await
+            .map(|(stream, _)| stream)
     }
 
     /// Sends a signed request with a JSON body.
@@ -164,8 +245,15 @@ impl Api {
 
     /// Signs and sends a request.
     pub async fn send(&self, request: Request) -> Answer {
+        let headers = self.sign(&request, "127.0.0.1:8081");
+        self.send_raw(&request.method, &request.target, headers, request.body)
+            .await
+    }
+
+    /// The headers of a request, with its role's signature.
+    pub fn sign(&self, request: &Request, host: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert("host", HeaderValue::from_static("127.0.0.1:8081"));
+        headers.insert("host", host.parse().expect("a host"));
         if let Some(content_type) = &request.content_type {
             headers.insert("content-type", content_type.parse().expect("a content type"));
         }
@@ -190,8 +278,7 @@ impl Api {
             let name: HeaderName = name.parse().expect("a header name");
             headers.insert(name, value.parse().expect("a header value"));
         }
-        self.send_raw(&request.method, &request.target, headers, request.body)
-            .await
+        headers
     }
 
     /// Sends a request exactly as it is.

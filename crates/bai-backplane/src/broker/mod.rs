@@ -1,14 +1,16 @@
 //! The broker: what managers and agents tell each other and may forget. A cache with expiry, counters, locks,
-//! publish/subscribe and bounded streams.
+//! publish/subscribe, bounded streams and heartbeats.
 //!
 //! Invariants: nothing here is the truth; every caller must live with an empty broker at any moment. Each call is one
 //! atomic operation. Messages reach each subscriber in order, and one that was too slow is told so.
 //!
-//! Not here: what is cached or said, retries, deadlines (callers wrap waits in their own).
+//! Not here: what is cached or said, retries, and limits of waits for others ([`Locks::lock`], [`Streams::follow`]: callers
+//! wrap them in their own).
 
 mod memory;
 mod redis;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,11 +147,27 @@ pub trait Streams: Send + Sync {
     async fn drop_stream(&self, stream: &str) -> Result<()>;
 }
 
-/// All uses of one broker. All methods give [`crate::Error::Retryable`] when it cannot be reached. The names of cached
-/// values, counters, locks, channels and streams are five separate spaces.
-pub trait Broker: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug {}
+/// Who was heard of when, and what each of them has: agents and their images (`agent-protocol.md` 3.4 to 3.6).
+#[async_trait]
+pub trait Heartbeats: Send + Sync {
+    /// Notes that `member` was heard of at `at`, and that it has `things` beside what it had before.
+    async fn beat(&self, member: &str, at: DateTime<Utc>, things: &[String]) -> Result<()>;
 
-impl<T: Cache + Counters + Locks + PubSub + Streams + std::fmt::Debug> Broker for T {}
+    /// When each member was last heard of, to the microsecond.
+    async fn last_seen(&self) -> Result<BTreeMap<String, DateTime<Utc>>>;
+
+    /// How many members have each of `things`, in their order.
+    async fn holders(&self, things: &[String]) -> Result<Vec<u64>>;
+
+    /// Forgets a member with all that it has.
+    async fn forget(&self, member: &str) -> Result<()>;
+}
+
+/// All uses of one broker. All methods give a retryable error when it cannot be reached. The names of cached
+/// values, counters, rate windows, locks, channels, streams and members are separate spaces.
+pub trait Broker: Cache + Counters + Locks + PubSub + Streams + Heartbeats + std::fmt::Debug {}
+
+impl<T: Cache + Counters + Locks + PubSub + Streams + Heartbeats + std::fmt::Debug> Broker for T {}
 
 /// Opens the broker at `uri`:
 ///

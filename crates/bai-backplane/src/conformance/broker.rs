@@ -32,6 +32,7 @@ macro_rules! broker_conformance {
             streams_are_read_from_anywhere
             streams_are_trimmed
             a_follower_waits_for_the_next_entry
+            heartbeats_tell_who_is_there_and_has_what
         }
     };
 }
@@ -369,4 +370,26 @@ pub async fn a_follower_waits_for_the_next_entry(subject: &Subjects) {
             .collect::<Vec<_>>(),
         [bytes("2")]
     );
+}
+
+/// The last heartbeat counts, things add up over heartbeats, and a member that is forgotten leaves nothing.
+pub async fn heartbeats_tell_who_is_there_and_has_what(subject: &Subjects) {
+    let broker = &*subject.it;
+    let things = ["lua", "python", "none", "lua"].map(str::to_owned);
+    let (lua, python) = (&things[..1], &things[1..2]);
+    broker.beat("i-one", at(0), lua).await.expect("beat");
+    broker.beat("i-two", at(1), &[]).await.expect("beat");
+    broker.beat("i-one", at(2), python).await.expect("beat");
+    broker.beat("i-two", at(3), lua).await.expect("beat");
+    let seen = broker.last_seen().await.expect("last seen");
+    let expected = [("i-one", at(2)), ("i-two", at(3))];
+    assert_eq!(seen, expected.map(|(member, at)| (member.to_owned(), at)).into());
+    assert_eq!(broker.holders(&things).await, Ok(vec![2, 1, 0, 2]));
+    assert_eq!(broker.holders(&[]).await, Ok(Vec::new()));
+    for _ in 0..2 {
+        broker.forget("i-one").await.expect("forget");
+        assert_eq!(broker.holders(&things).await, Ok(vec![1, 0, 0, 1]));
+    }
+    let seen = broker.last_seen().await.expect("last seen");
+    assert_eq!(seen, [("i-two".to_owned(), at(3))].into());
 }

@@ -231,7 +231,7 @@ pub type Watch = BoxStream<'static, WatchEvent>;
 
 /// The store.
 ///
-/// Keys are not empty. All methods give [`crate::Error::Retryable`] when the store cannot be reached or cannot write.
+/// Keys are not empty. All methods give a retryable error when the store cannot be reached or cannot write.
 /// A write that failed so may still have happened (the answer can get lost); a compare tells.
 #[async_trait]
 pub trait ConfigKv: Send + Sync + std::fmt::Debug {

@@ -24,6 +24,8 @@ pub use alias::Alias;
 pub use record::{ImageRecord, ResourceLimit};
 pub use rescan::{ImageChange, ImageOutcome, RegistryScan, Rescan, RescanEvent, RescanSummary};
 
+/// Characters of `kernels.image`.
+const MAX_REFERENCE: usize = 512;
 /// Aliases may lead to aliases this many times.
 const MAX_ALIAS_HOPS: usize = 8;
 /// What is below this names registries.
@@ -65,6 +67,11 @@ impl Catalogue {
     /// # Errors
     /// [`Error::InvalidParameters`] for a malformed reference or aliases that lead in circles.
     pub(crate) async fn resolve(&self, text: &str) -> Result<ImageRef> {
+        if text.chars().count() > MAX_REFERENCE {
+            return Err(Error::invalid(format!(
+                "An image reference must have at most {MAX_REFERENCE} characters"
+            )));
+        }
         let mut text = text.to_owned();
         for _ in 0..=MAX_ALIAS_HOPS {
             let target = match self.config.get(&alias::key(&text)).await? {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, KernelStatus, ResourceSlot, SlotTypes};
 use bai_proto::agent::{AgentError, ServicePort};
+use bai_store::agent::AgentRow;
 use bai_store::kernel::{KernelRow, NewKernel};
 use bai_store::{Tx, credential::CredentialRow};
 
@@ -15,6 +16,8 @@ use crate::image::Image;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
 
+/// The index that lets one live session have a name.
+const UNIQUE_NAME: &str = "ix_kernels_unique_sess_token";
 /// How often a creation starts anew because another one of the same name was in the way.
 const MAX_ATTEMPTS: usize = 8;
 
@@ -48,6 +51,14 @@ impl Manager {
         let owner_key = op.owner(request.owner.as_ref())?;
         let owner = self.session_owner(owner_key).await?;
         let reader = self.store.reader();
+        // First, as in the original, but only where something would be made (Q-11); decided again when it is recorded.
+        let name_is_free = reader
+            .live_kernel_by_name(owner_key, request.name.as_str())
+            .await?
+            .is_none();
+        if name_is_free {
+            check_concurrency(reader.count_live_sessions(owner_key).await?, &owner)?;
+        }
         let is_member_needed = !identity.is_superadmin();
         let group = reader
             .group_for_session(
@@ -110,8 +121,12 @@ impl Manager {
     }
 
     async fn session_owner(&self, owner: &AccessKey) -> Result<CredentialRow> {
+        if !owner.can_exist() {
+            return Err(Error::invalid("owner_access_key must be an access key"));
+        }
         let row = self.store.reader().credential_by_access_key(owner).await?;
         row.filter(|row| row.keypair_is_active && row.user_is_active != Some(false))
+            .filter(|row| row.domain_is_active != Some(false))
             .ok_or_else(|| Error::invalid(format!("Unknown or inactive owner access key: {owner}")))
     }
 
@@ -122,24 +137,19 @@ impl Manager {
         reference: &bai_model::ImageRef,
         existing: KernelRow,
     ) -> Result<Option<SessionCreated>> {
-        let is_reachable = existing
-            .agent
-            .as_ref()
-            .is_some_and(|agent| self.agent(agent).is_some());
-        match existing.status {
-            // The name is free once the termination is done (Q-63 for sessions that failed or lost their agent).
-            Some(KernelStatus::Terminating) | Some(KernelStatus::Error) if is_reachable => {
-                self.terminate(&existing).await?;
-                return Ok(None);
-            }
-            _ if !is_reachable => {
-                let mut tx = self.store.begin().await?;
-                tx.terminate_kernel(existing.id, "agent-lost", self.clock.now(), None)
-                    .await?;
-                tx.commit().await?;
-                return Ok(None);
-            }
-            _ => {}
+        if self.ended_with_its_agent(&existing).await? {
+            return Ok(None);
+        }
+        // The name is free once the termination is done (Q-63 for sessions that failed).
+        if let Some(KernelStatus::Terminating | KernelStatus::Error) = existing.status {
+            self.terminate(&existing).await.map_err(|error| {
+                tracing::warn!(kernel.id = %existing.id, %error, "a session that is in the way could not be ended");
+                Error::ServiceUnavailable(format!(
+                    "the former session {} has not ended yet, because its agent does not answer; try again shortly",
+                    request.name
+                ))
+            })?;
+            return Ok(None);
         }
         let registries: Vec<String> = existing.registry.iter().cloned().collect();
         let image = bai_model::ImageRef::parse(existing.image.as_deref().unwrap_or_default(), &registries);
@@ -155,10 +165,34 @@ impl Manager {
         Ok(Some(created(request, &existing, false)))
     }
 
+    /// Whether the session was on an agent that is lost or has left, in which case it is recorded as ended (Q-63). The
+    /// database decides: an agent that has not connected to this manager since its start is not lost, and its sessions
+    /// go on.
+    async fn ended_with_its_agent(&self, session: &KernelRow) -> Result<bool> {
+        let is_there = |agent: Option<AgentRow>| agent.is_some_and(|agent| !agent.status.is_gone());
+        if let Some(agent) = &session.agent
+            && is_there(self.store.reader().agent(agent).await?)
+        {
+            return Ok(false);
+        }
+        let mut tx = self.store.begin().await?;
+        if let Some(agent) = &session.agent
+            && is_there(tx.agent(agent).await?)
+        {
+            return Ok(false);
+        }
+        tx.terminate_kernel(session.id, "agent-lost", self.clock.now(), None)
+            .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// Checks the limits, reserves a place and records the session, in one transaction.
     async fn record_session(&self, op: &Op, plan: &Plan<'_>) -> Result<Recorded> {
         let owner = &plan.owner.access_key;
         let mut tx = self.store.begin().await?;
+        // Before the first look at what it decides by: other managers decide by the same.
+        tx.lock_placement().await?;
         if tx
             .live_kernel_by_name(owner, plan.request.name.as_str())
             .await?
@@ -166,9 +200,7 @@ impl Manager {
         {
             return Ok(Recorded::NameTaken);
         }
-        if tx.count_live_sessions(owner).await? >= plan.owner.policy.max_concurrent_sessions {
-            return Err(Error::QuotaExceeded);
-        }
+        check_concurrency(tx.count_live_sessions(owner).await?, plan.owner)?;
         check_quotas(&mut tx, plan).await?;
         let mut candidates = Vec::new();
         for agent in tx.alive_agents().await? {
@@ -184,7 +216,7 @@ impl Manager {
         let chosen = choose_agent(&candidates, &plan.requested)
             .ok_or_else(|| Error::InstanceNotAvailable(why_nothing_fits(&candidates, plan)))?;
         let kernel = KernelId::generate(self.random.as_ref());
-        tx.insert_kernel(&NewKernel {
+        let new = NewKernel {
             id: kernel,
             sess_id: plan.request.name.as_str().to_owned(),
             agent: chosen.id.clone(),
@@ -204,8 +236,13 @@ impl Manager {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect(),
             created_at: op.now,
-        })
-        .await?;
+        };
+        match tx.insert_kernel(&new).await {
+            Ok(()) => {}
+            // Another manager was faster.
+            Err(error) if error.is_conflict_on(UNIQUE_NAME) => return Ok(Recorded::NameTaken),
+            Err(error) => return Err(error.into()),
+        }
         tx.attach_vfolders(kernel, &plan.mounts).await?;
         tx.commit().await?;
         tracing::info!(kernel.id = %kernel, session = %plan.request.name, agent.id = %chosen.id, image = plan.image.config.canonical, "session recorded");
@@ -217,7 +254,7 @@ impl Manager {
         request: &SessionCreate,
         kernel: KernelId,
     ) -> Result<SessionCreated> {
-        match self.carry_out(kernel).await {
+        match self.carry_out_first(kernel).await {
             Outcome::Done(_) => {}
             Outcome::AgentFailed(error) => return Err(Error::KernelCreationFailed(error)),
             Outcome::Overtaken(text) => {
@@ -266,6 +303,17 @@ impl Manager {
     }
 }
 
+/// The number of sessions that the owner's policy allows.
+fn check_concurrency(live: i64, owner: &CredentialRow) -> Result<()> {
+    let allowed = owner.policy.max_concurrent_sessions;
+    if live < allowed {
+        return Ok(());
+    }
+    Err(Error::QuotaExceeded(format!(
+        "{live} sessions of {allowed} are in use; terminate one first"
+    )))
+}
+
 /// The three sums of `data-model.md` 15.1, each with the request added.
 async fn check_quotas(tx: &mut Tx, plan: &Plan<'_>) -> Result<()> {
     let policy = &plan.owner.policy;
@@ -303,22 +351,17 @@ async fn check_quotas(tx: &mut Tx, plan: &Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+/// For the requester: names no agents, and only what the emptiest one has left.
 fn why_nothing_fits(candidates: &[Candidate], plan: &Plan<'_>) -> String {
     let requested = plan.requested.humanized(&plan.types);
-    if candidates.is_empty() {
-        return format!("no agent is connected; {requested} was asked for");
+    match choose_agent(candidates, &ResourceSlot::default()) {
+        None => format!("{requested} was asked for, but no agent is connected; try again when one is"),
+        Some(emptiest) => format!(
+            "{requested} was asked for, and the agent with the most room has {} left; ask for less, or try again when \
+             other sessions have ended",
+            emptiest.remaining.humanized(&plan.types)
+        ),
     }
-    let remaining: Vec<String> = candidates
-        .iter()
-        .map(|candidate| {
-            format!(
-                "{} has {} left",
-                candidate.id,
-                candidate.remaining.humanized(&plan.types)
-            )
-        })
-        .collect();
-    format!("{requested} was asked for, but {}", remaining.join(", "))
 }
 
 fn created(request: &SessionCreate, row: &KernelRow, created: bool) -> SessionCreated {

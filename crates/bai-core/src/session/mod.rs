@@ -86,6 +86,8 @@ pub struct SessionExecute {
 
 /// How long a call to an agent may take where `http-api.md` 4.8 names a time.
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a termination is waited for, with what must end before it.
+const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the completion of a name may take.
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -95,7 +97,7 @@ impl Manager {
     /// # Errors
     /// [`Error::KernelNotFound`].
     pub async fn session_info(&self, op: &Op, session: &SessionRef) -> Result<Value> {
-        let (row, _) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
         let age = row
             .created_at
             .map_or(0, |at| op.now.signed_duration_since(at).num_milliseconds());
@@ -150,12 +152,14 @@ impl Manager {
     /// # Errors
     /// [`Error::KernelNotFound`], [`Error::KernelRestartFailed`] (the session is in `ERROR` then).
     pub async fn session_restart(self: &Arc<Self>, op: &Op, session: &SessionRef) -> Result<()> {
-        let (row, _) = self.session_in_use(op, session).await?;
-        let from = [
-            KernelStatus::Running,
-            KernelStatus::Error,
-            KernelStatus::Restarting,
-        ];
+        let row = self.session_in_use(op, session).await?;
+        // A restart that is going on is joined.
+        let from: Vec<KernelStatus> = KernelStatus::ALL
+            .into_iter()
+            .filter(|status| {
+                status.may_become(KernelStatus::Restarting) || *status == KernelStatus::Restarting
+            })
+            .collect();
         let mut tx = self.store.begin().await?;
         let is_recorded = tx
             .set_kernel_status(row.id, &from, KernelStatus::Restarting, None)
@@ -183,13 +187,7 @@ impl Manager {
     /// # Errors
     /// [`Error::KernelNotFound`], [`Error::KernelDestructionFailed`].
     pub async fn session_destroy(self: &Arc<Self>, op: &Op, session: &SessionRef) -> Result<Option<Value>> {
-        let owner = op.owner(session.owner.as_ref())?;
-        let row = self
-            .store
-            .reader()
-            .session_by_name(owner, &session.name)
-            .await?
-            .ok_or(Error::KernelNotFound)?;
+        let row = self.find_session(op, session).await?;
         self.terminate(&row).await
     }
 
@@ -204,10 +202,12 @@ impl Manager {
         tx.set_kernel_status(row.id, &from, KernelStatus::Terminating, None)
             .await?;
         tx.commit().await?;
-        match self.carry_out(row.id).await {
-            Outcome::Done(stats) => Ok(stats),
-            Outcome::AgentFailed(error) => Err(Error::KernelDestructionFailed(error)),
-            Outcome::Overtaken(text) => Err(Error::Internal(text)),
+        match tokio::time::timeout(DESTRUCTION_DEADLINE, self.carry_out(row.id)).await {
+            Ok(Outcome::Done(stats)) => Ok(stats),
+            Ok(Outcome::AgentFailed(error)) => Err(Error::KernelDestructionFailed(error)),
+            Ok(Outcome::Overtaken(text)) => Err(Error::Internal(text)),
+            // The image is still being pulled, for example. The record stands, and the reconciler follows it.
+            Err(_) => Err(Error::KernelDestructionFailed(AgentError::Timeout)),
         }
     }
 
@@ -221,7 +221,22 @@ impl Manager {
         session: &SessionRef,
         request: SessionExecute,
     ) -> Result<Option<ExecuteReply>> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        self.session_in_use(op, session).await?;
+        self.session_execute_in_stream(op, session, request).await
+    }
+
+    /// The same within a stream, whose opening counted as the one use ([`Manager::session_open_stream`]).
+    ///
+    /// # Errors
+    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
+    pub async fn session_execute_in_stream(
+        &self,
+        op: &Op,
+        session: &SessionRef,
+        request: SessionExecute,
+    ) -> Result<Option<ExecuteReply>> {
+        let row = self.find_session(op, session).await?;
+        let agent = self.agent_of(&row)?;
         let request = ExecuteRequest {
             run_id: request.run_id,
             mode: request.mode,
@@ -237,7 +252,8 @@ impl Manager {
     /// # Errors
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_interrupt(&self, op: &Op, session: &SessionRef) -> Result<()> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row)?;
         within(AGENT_DEADLINE, agent.interrupt_kernel(row.id)).await
     }
 
@@ -252,7 +268,8 @@ impl Manager {
         code: String,
         options: Value,
     ) -> Result<Vec<String>> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row)?;
         within(COMPLETION_DEADLINE, agent.get_completions(row.id, code, options)).await
     }
 
@@ -261,7 +278,8 @@ impl Manager {
     /// # Errors
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_logs(&self, op: &Op, session: &SessionRef) -> Result<String> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row)?;
         within(AGENT_DEADLINE, agent.get_logs(row.id)).await
     }
 
@@ -270,7 +288,8 @@ impl Manager {
     /// # Errors
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_files(&self, op: &Op, session: &SessionRef, path: &str) -> Result<FileListing> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row)?;
         within(AGENT_DEADLINE, agent.list_files(row.id, path.to_owned())).await
     }
 
@@ -284,7 +303,8 @@ impl Manager {
         session: &SessionRef,
         files: Vec<(String, Bytes)>,
     ) -> Result<()> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row)?;
         for (path, data) in files {
             within(AGENT_DEADLINE, agent.upload_file(row.id, path, data)).await?;
         }
@@ -301,7 +321,8 @@ impl Manager {
         session: &SessionRef,
         paths: Vec<String>,
     ) -> Result<Vec<Bytes>> {
-        let (row, agent) = self.session_in_use(op, session).await?;
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row)?;
         let mut archives = Vec::with_capacity(paths.len());
         for path in paths {
             archives.push(within(AGENT_DEADLINE, agent.download_file(row.id, path)).await?);
@@ -317,22 +338,44 @@ impl Manager {
         self.session_in_use(op, session).await.map(|_| ())
     }
 
-    /// Finds a session and its agent and counts one use of the session.
-    async fn session_in_use(&self, op: &Op, session: &SessionRef) -> Result<(KernelRow, Arc<dyn AgentRpc>)> {
+    /// Whether the session is still there, for streams that wait for their clients. Counts nothing.
+    ///
+    /// # Errors
+    /// When the database cannot tell.
+    pub async fn session_exists(&self, op: &Op, session: &SessionRef) -> Result<bool> {
+        match self.find_session(op, session).await {
+            Ok(_) => Ok(true),
+            Err(Error::KernelNotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds a session as `agent-protocol.md` 5.3 says. What cannot be a session's name is none.
+    async fn find_session(&self, op: &Op, session: &SessionRef) -> Result<KernelRow> {
         let owner = op.owner(session.owner.as_ref())?;
-        let row = self
-            .store
-            .reader()
-            .session_by_name(owner, &session.name)
-            .await?
-            .ok_or(Error::KernelNotFound)?;
-        let agent = row
-            .agent
-            .as_ref()
-            .and_then(|id| self.agent(id))
-            .ok_or(Error::KernelNotFound)?;
-        self.usage.note_session_use(owner, &session.name);
-        Ok((row, agent))
+        if !owner.can_exist() || session.name.parse::<SessionName>().is_err() {
+            return Err(Error::KernelNotFound);
+        }
+        let row = self.store.reader().session_by_name(owner, &session.name).await?;
+        row.ok_or(Error::KernelNotFound)
+    }
+
+    /// Finds a session and counts one use of it.
+    async fn session_in_use(&self, op: &Op, session: &SessionRef) -> Result<KernelRow> {
+        let row = self.find_session(op, session).await?;
+        self.usage
+            .note_session_use(op.owner(session.owner.as_ref())?, &session.name);
+        Ok(row)
+    }
+
+    /// The session's agent. One that is alive but has not connected to this manager yet will.
+    fn agent_of(&self, row: &KernelRow) -> Result<Arc<dyn AgentRpc>> {
+        let agent = row.agent.as_ref().and_then(|id| self.agent(id));
+        agent.ok_or_else(|| {
+            Error::ServiceUnavailable(
+                "the session's agent is not connected yet; try again shortly".to_owned(),
+            )
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a session asks for, made out of its request and its image's limits (`data-model.md` 10.12, `http-api.md` 4.8.1
 //! step 7).
 
+use bai_model::slot::SlotError;
 use bai_model::{ResourceSlot, SlotTypes};
 use serde_json::{Map, Value};
 
@@ -34,8 +35,14 @@ pub(super) fn requested_slots(
         return Err(Error::invalid(format!("Unknown requested resource slot: {name}")));
     }
     let requested = ResourceSlot::from_user_input(&asked, Some(types)).map_err(|error| {
-        tracing::debug!(%error, "unreadable resource request");
-        Error::invalid("Your resource request has resource type(s) not supported by the image.")
+        let why = match error {
+            SlotError::Unconvertible { slot, value, .. } => {
+                format!("{slot} cannot be {value}; use a number or, of bytes, a size such as 512m")
+            }
+            SlotError::UnknownSlot(slot) => format!("{slot} is unknown"),
+        };
+        let text = "Your resource request has resource type(s) not supported by the image.";
+        Error::invalid(format!("{text} ({why})"))
     })?;
     let requested = requested.filled_with_minimum(&image.minimum);
     if !requested.names_below(&image.minimum).is_empty() {

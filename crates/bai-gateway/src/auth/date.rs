@@ -81,6 +81,7 @@ fn split_offset(text: &str) -> Option<(&str, FixedOffset)> {
             return Some((local.trim_end(), utc));
         }
     }
+    let text = without_zone_name(text);
     // A sign after the time began; the minus signs of the date come before it.
     let time_begins = text.find(['T', 't', ' ', ':'])?;
     let Some(sign) = text.rfind(['+', '-']).filter(|sign| *sign > time_begins) else {
@@ -104,23 +105,33 @@ fn split_offset(text: &str) -> Option<(&str, FixedOffset)> {
     Some((text[..sign].trim_end(), FixedOffset::east_opt(seconds)?))
 }
 
-/// `Mon, 15 Jul 2019 12:34:56 GMT` and its relatives with numeric offsets or no zone.
+/// `Mon, 15 Jul 2019 12:34:56 GMT` and its relatives, with numeric offsets, a zone name or no zone. Names that are not UTC's
+/// mean nothing, as in the original, rather than an hour of the day somewhere.
 fn parse_rfc(text: &str) -> Option<DateTime<FixedOffset>> {
-    if let Ok(parsed) = DateTime::parse_from_rfc2822(text) {
-        return Some(parsed);
-    }
     let local = text
         .trim_end_matches(|character: char| character.is_ascii_alphabetic())
         .trim_end();
     let utc = FixedOffset::east_opt(0)?;
-    [
+    let unzoned = [
         "%a, %d %b %Y %H:%M:%S",
+        "%d %b %Y %H:%M:%S",
         "%A, %d-%b-%y %H:%M:%S",
         "%a %b %e %H:%M:%S %Y",
     ]
     .iter()
     .find_map(|form| NaiveDateTime::parse_from_str(local, form).ok())
-    .and_then(|local| local.and_local_timezone(utc).single())
+    .and_then(|local| local.and_local_timezone(utc).single());
+    unzoned.or_else(|| DateTime::parse_from_rfc2822(text).ok())
+}
+
+/// Cuts off the name of a zone, which stands apart from the time: `12:34:56 KST`.
+fn without_zone_name(text: &str) -> &str {
+    match text.rsplit_once(' ') {
+        Some((time, name)) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+            time.trim_end()
+        }
+        _ => text,
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +158,9 @@ mod tests {
             "Mon, 15 Jul 2019 12:34:56 GMT",
             "Mon, 15 Jul 2019 14:34:56 +0200",
             "Mon, 15 Jul 2019 12:34:56",
+            "Mon, 15 Jul 2019 12:34:56 PST",
+            "15 Jul 2019 12:34:56 UTC",
+            "2019-07-15 12:34:56 KST",
             "12:34:56",
         ] {
             assert_eq!(

@@ -11,6 +11,7 @@ use bai_core::session::{
     BatchOptions, ConsoleItem, ExecuteMode, ExecuteReply, RunStatus, SessionExecute, SessionRef,
 };
 use bai_model::RunId;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::error::Problem;
@@ -22,6 +23,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 const RUN_ID_DIGITS: usize = 16;
 /// The largest message of a client (`http-api.md` 1.1).
 const MAX_MESSAGE: usize = 4 << 20;
+/// How long a client may take to say what it wants.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a stream that waits for its user looks whether session and client are still there.
+const CHECK_PERIOD: Duration = Duration::from_secs(30);
+/// How long a client may take to read a frame.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the closing handshake may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,7 +45,8 @@ pub(crate) async fn handle(mut call: Call) -> Result<Answer, Problem> {
     let upgrade = WebSocketUpgrade::from_request_parts(&mut call.parts, &()).await;
     let upgrade = upgrade
         .map_err(|_| Problem::bad_request(None))?
-        .max_message_size(MAX_MESSAGE);
+        .max_message_size(MAX_MESSAGE)
+        .max_frame_size(MAX_MESSAGE);
     Ok(upgrade.on_upgrade(move |socket| async move {
         Stream {
             call,
@@ -69,9 +77,7 @@ impl Stream {
         let end = tokio::select! {
             end = self.converse() => end,
             () = stopping.cancelled() => {
-                let text = "The API server is going to restart for maintenance. \
-                            Please connect again with the same run ID.";
-                self.send(&json!({ "status": "server-restarting", "msg": text })).await
+                self.say_restarting().await
             }
         };
         if let End::ClientGone = end {
@@ -91,10 +97,15 @@ impl Stream {
     }
 
     async fn converse(&mut self) -> End {
-        let first = match self.next_text().await {
-            Ok(Some(text)) => text,
-            Ok(None) => return End::Done,
-            Err(end) => return end,
+        let first = match tokio::time::timeout(FIRST_FRAME_TIMEOUT, self.next_text()).await {
+            Ok(Ok(Some(text))) => text,
+            Ok(Ok(None)) => return End::Done,
+            Ok(Err(end)) => return end,
+            Err(_) => {
+                let message =
+                    "Invalid API parameters: no request arrived in time; send it right after connecting";
+                return self.send(&json!({ "status": "error", "msg": message })).await;
+            }
         };
         let mut request = match self.first_request(&first) {
             Ok(request) => request,
@@ -114,7 +125,10 @@ impl Stream {
                 batch: BatchOptions::default(),
                 ..request
             };
-            let Some(reply) = reply else { return End::Done };
+            // The session went away under the run (Q-47).
+            let Some(reply) = reply else {
+                return self.say_restarting().await;
+            };
             let status = reply.status;
             if let End::ClientGone = self.send(&view(&reply)).await {
                 return self.interrupt().await;
@@ -123,7 +137,7 @@ impl Stream {
                 return End::Done;
             }
             if status == RunStatus::WaitingInput {
-                match self.next_text().await {
+                match self.next_input().await {
                     Ok(Some(text)) => (request.mode, request.code) = (ExecuteMode::Input, text),
                     Ok(None) => {}
                     Err(_) => return self.interrupt().await,
@@ -136,7 +150,7 @@ impl Stream {
     async fn execute(&mut self, request: SessionExecute) -> Result<Option<ExecuteReply>, End> {
         let manager = self.call.gateway.manager.clone();
         let (op, session) = (self.call.op.clone(), self.session.clone());
-        let answer = async move { manager.session_execute(&op, &session, request).await };
+        let answer = async move { manager.session_execute_in_stream(&op, &session, request).await };
         tokio::pin!(answer);
         let result = loop {
             tokio::select! {
@@ -182,6 +196,32 @@ impl Stream {
         }
     }
 
+    /// What the user types, who may take their time as long as the session is there. `Ok(None)` lets the agent say what
+    /// became of the run.
+    async fn next_input(&mut self) -> Result<Option<String>, End> {
+        loop {
+            if let Ok(text) = tokio::time::timeout(CHECK_PERIOD, self.next_text()).await {
+                return text;
+            }
+            let manager = self.call.gateway.manager.clone();
+            if let Ok(false) = manager.session_exists(&self.call.op, &self.session).await {
+                return Ok(None);
+            }
+            // A peer that is gone without a word is found out by writing to it.
+            if self.write(Message::Ping(Bytes::new())).await.is_err() {
+                return Err(End::ClientGone);
+            }
+        }
+    }
+
+    /// What the original says when it stops, and also when the session does (Q-47).
+    async fn say_restarting(&mut self) -> End {
+        let text = "The API server is going to restart for maintenance. \
+                    Please connect again with the same run ID.";
+        self.send(&json!({ "status": "server-restarting", "msg": text }))
+            .await
+    }
+
     /// The run that the first frame asks for, or what is wrong with it in the original's words.
     fn first_request(&self, text: &str) -> Result<SessionExecute, String> {
         let assertion = |text: &str| format!("AssertionError('{text}',)");
@@ -207,9 +247,17 @@ impl Stream {
     }
 
     async fn send(&mut self, frame: &Value) -> End {
-        match self.socket.send(Message::Text(frame.to_string().into())).await {
+        match self.write(Message::Text(frame.to_string().into())).await {
             Ok(()) => End::Done,
-            Err(_) => End::ClientGone,
+            Err(()) => End::ClientGone,
+        }
+    }
+
+    /// A client that does not read is one that is gone.
+    async fn write(&mut self, message: Message) -> Result<(), ()> {
+        match tokio::time::timeout(WRITE_TIMEOUT, self.socket.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(()),
         }
     }
 }

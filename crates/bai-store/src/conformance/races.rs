@@ -203,6 +203,80 @@ pub async fn usage_is_counted_by_several(store: Store) {
     assert_eq!(counted.iter().sum::<i64>(), 1600, "{counted:?}");
 }
 
+/// Counting and ending the same session beside each other is no deadlock: the end waits and gets through.
+pub async fn counting_and_ending_keep_one_order(store: Store) {
+    seed(&store).await;
+    add_kernel(&store, &kernel(1, "session")).await;
+    let mut counting = begin(&store).await;
+    counting
+        .record_usage(&[(key(), 1, at(1))])
+        .await
+        .expect("a count");
+    let mut ending = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut tx = store.begin().await?;
+            let has_ended = tx.terminate_kernel(kernel_id(1), "raced", at(1), None).await?;
+            tx.commit().await.map(|()| has_ended)
+        }
+    });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut ending).await;
+    assert!(early.is_err(), "{early:?}");
+    counting
+        .record_session_usage(&[(key(), "session".to_owned(), 2)])
+        .await
+        .expect("a count");
+    counting.commit().await.expect("a commit");
+    assert!(ending.await.expect("a racer").expect("an end"));
+    let row = store
+        .reader()
+        .kernel(kernel_id(1))
+        .await
+        .expect("a look-up")
+        .expect("a kernel");
+    assert_eq!(row.num_queries, Some(2));
+}
+
+/// Uses of many sessions are counted together, however many count them.
+pub async fn sessions_are_counted_by_several(store: Store) {
+    seed(&store).await;
+    let names: Vec<String> = (1..=150).map(|number| format!("session{number}")).collect();
+    let mut tx = begin(&store).await;
+    for (number, name) in (1..).zip(&names) {
+        tx.insert_kernel(&kernel(number, name)).await.expect("a kernel");
+    }
+    tx.terminate_kernel(kernel_id(1), "done", at(1), None)
+        .await
+        .expect("an end");
+    tx.commit().await.expect("a commit");
+    let racers: Vec<_> = (0..4)
+        .map(|racer| {
+            let (store, mut names) = (store.clone(), names.clone());
+            tokio::spawn(async move {
+                for _ in 0..3 {
+                    names.rotate_left(17 * racer + 1);
+                    let usage: Vec<_> = names.iter().map(|name| (key(), name.clone(), 2)).collect();
+                    let mut tx = begin(&store).await;
+                    tx.record_session_usage(&usage).await.expect("a count");
+                    tx.commit().await.expect("a commit");
+                }
+            })
+        })
+        .collect();
+    for racer in racers {
+        racer.await.expect("a racer");
+    }
+    let reader = store.reader();
+    for (number, expected) in [(1, 0), (2, 24), (150, 24)] {
+        let row = reader
+            .kernel(kernel_id(number))
+            .await
+            .expect("a look-up")
+            .expect("a kernel");
+        assert_eq!(row.num_queries, Some(expected), "{number}");
+    }
+}
+
 /// On PostgreSQL a COMMIT after a failed statement would be a silent rollback; nobody may take it for a success.
 pub async fn spoiled_units_of_work_are_not_committed(store: Store) {
     seed(&store).await;

@@ -3,16 +3,17 @@
 //! Invariants: every operation is one short critical section of a std mutex, never held over an await. Memory is bounded
 //! by what is alive: expired values, locks and rate windows are never seen again and are swept when a map has taken as many
 //! writes as it has entries; channels without subscribers vanish; a channel keeps at most [`SUBSCRIBER_BACKLOG`] messages,
-//! a rate window at most one number per millisecond, a stream what its writers allow. Plain counters and streams stay until
-//! the broker is dropped.
+//! a rate window at most one number per millisecond, a stream what its writers allow. Plain counters, streams and members
+//! stay until they are dropped or the broker is.
 //!
 //! Not here: tasks. Nothing runs in the background, so nothing outlives the broker.
 
 mod expiring;
+mod heartbeats;
 mod log;
 mod window;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::{broadcast, watch};
 
 use self::expiring::Expiring;
+use self::heartbeats::Member;
 use self::log::StreamLog;
 use self::window::RateWindow;
 use super::{
@@ -49,6 +51,7 @@ pub struct MemoryBroker {
     streams: Mutex<HashMap<String, StreamLog>>,
     /// Changes with every append to a stream.
     appended: watch::Sender<()>,
+    members: Mutex<BTreeMap<String, Member>>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +73,7 @@ impl MemoryBroker {
             channels: Mutex::default(),
             streams: Mutex::default(),
             appended: watch::Sender::new(()),
+            members: Mutex::default(),
         }
     }
 

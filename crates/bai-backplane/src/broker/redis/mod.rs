@@ -5,7 +5,8 @@
 //! | --- | --- | --- |
 //! | 0 | ids of agents and kernels, and what callers cache beside them | cached values, by their plain names |
 //! | 1 | access keys, `__request_id`; the original empties it when it stops | rate windows, by their plain names |
-//! | 2, 3 | `last_seen`, images: the original's | not touched |
+//! | 2 | `last_seen` | heartbeats |
+//! | 3 | canonical image references | what members have |
 //! | 4 | ours: `counter:…`, `lock:…`, `lock-token`, `stream:…` | counters, locks, streams |
 //!
 //! Channels belong to no database and begin with `bai:`.
@@ -16,6 +17,7 @@
 //! Not here: anything that would be missed. Redis may be emptied at any moment.
 
 mod address;
+mod heartbeats;
 mod lane;
 mod lock;
 mod pubsub;
@@ -43,6 +45,10 @@ use crate::Result;
 const CACHE_DB: i64 = 0;
 /// The original's rate limiter.
 const RATE_DB: i64 = 1;
+/// When agents were heard of.
+const SEEN_DB: i64 = 2;
+/// Which agents have an image.
+const THINGS_DB: i64 = 3;
 /// What the original does not know of.
 const OWN_DB: i64 = 4;
 
@@ -52,9 +58,14 @@ pub struct RedisBroker {
     server: Arc<Server>,
     cache: Lane,
     rates: Lane,
+    seen: Lane,
+    things: Lane,
     own: Arc<Lane>,
     followers: Followers,
     hit: Script,
+    has: Script,
+    holders: Script,
+    forget: Script,
     lock: Script,
     renew: Script,
     unlock: Arc<Script>,
@@ -74,10 +85,15 @@ impl RedisBroker {
         Ok(Self {
             cache: lane(CACHE_DB)?,
             rates: lane(RATE_DB)?,
+            seen: lane(SEEN_DB)?,
+            things: lane(THINGS_DB)?,
             own: Arc::new(lane(OWN_DB)?),
             followers: Followers::new(server.client(OWN_DB)?),
             server,
             hit: Script::new(include_str!("hit.lua")),
+            has: Script::new(include_str!("has.lua")),
+            holders: Script::new(include_str!("holders.lua")),
+            forget: Script::new(include_str!("forget.lua")),
             lock: Script::new(include_str!("lock.lua")),
             renew: Script::new(include_str!("renew.lua")),
             unlock: Arc::new(Script::new(include_str!("unlock.lua"))),

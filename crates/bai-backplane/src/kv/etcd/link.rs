@@ -72,6 +72,8 @@ impl Method {
 }
 
 type Token = MetadataValue<Ascii>;
+/// One call to one server.
+type Attempt<T> = BoxFuture<'static, std::result::Result<T, Status>>;
 
 /// The cluster's servers, and where we stand with them.
 pub(super) struct Link {
@@ -215,12 +217,11 @@ impl Link {
         *enter(&self.token) = None;
     }
 
+    /// Asks one server after the other until one answers, or there is no use in it, or the time is over.
     async fn attempts<T>(
         &self,
         method: Method,
-        attempt: impl Fn(Channel, Option<Token>) -> BoxFuture<'static, std::result::Result<T, Status>>
-        + Send
-        + Sync,
+        attempt: impl Fn(Channel, Option<Token>) -> Attempt<T> + Send + Sync,
     ) -> std::result::Result<T, Fault> {
         let end = Instant::now() + self.deadline;
         let patient = !self.out.load(Ordering::Relaxed);
@@ -229,53 +230,20 @@ impl Link {
         let mut pause = BACK_OFF.0;
         loop {
             let server = self.current.load(Ordering::Relaxed) % self.endpoints.len();
-            let channel = enter(&self.channels)[server].clone();
-            let token = match self.token(&channel, end).await {
-                Ok(token) => token,
-                Err(Verdict::Elsewhere { why, .. }) => {
-                    self.leave(server);
-                    failures += 1;
-                    self.give_up_or_wait(end, patient, failures, why, &mut pause)
-                        .await?;
-                    continue;
-                }
-                Err(Verdict::Final(fault)) => return Err(fault),
-                Err(Verdict::LogIn) => return Err(self.service.refuses("the token is not accepted").into()),
-            };
-            // Leaves time for a second server, where asking one does no harm.
-            let until = if method.repeatable && self.endpoints.len() > 1 {
-                end.min(Instant::now() + self.deadline / 2)
-            } else {
-                end
-            };
-            let verdict = match timeout_at(until, attempt(channel, token.clone())).await {
-                Ok(Ok(answer)) => {
+            match self.attempt(server, end, method, &attempt).await {
+                Ok(answer) => {
                     self.out.store(false, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Ok(Err(status)) => judge(&status, &self.service),
-                Err(_) => {
-                    let fresh = self.endpoints[server].connect_lazy();
-                    enter(&self.channels)[server] = fresh;
-                    Verdict::Elsewhere {
-                        done: Done::Perhaps,
-                        why: format!("did not answer within {:?}", self.deadline),
-                    }
+                Err(Verdict::Final(fault)) => return Err(fault),
+                Err(Verdict::LogIn) if self.credentials.is_none() => {
+                    return Err(self.service.refuses("it wants one").into());
                 }
-            };
-            match verdict {
-                Verdict::Final(fault) => return Err(fault),
-                Verdict::LogIn if renewed || self.credentials.is_none() => {
-                    return Err(self.service.refuses("a user and a password are needed").into());
+                Err(Verdict::LogIn) if renewed => {
+                    return Err(self.service.refuses("it does not accept its own token").into());
                 }
-                Verdict::LogIn => {
-                    renewed = true;
-                    let mut current = enter(&self.token);
-                    if *current == token {
-                        *current = None;
-                    }
-                }
-                Verdict::Elsewhere { done, why } => {
+                Err(Verdict::LogIn) => renewed = true,
+                Err(Verdict::Elsewhere { done, why }) => {
                     self.leave(server);
                     failures += 1;
                     if done == Done::Perhaps && !method.repeatable {
@@ -285,6 +253,48 @@ impl Link {
                     self.give_up_or_wait(end, patient, failures, why, &mut pause)
                         .await?;
                 }
+            }
+        }
+    }
+
+    /// Asks one server once.
+    async fn attempt<T>(
+        &self,
+        server: usize,
+        end: Instant,
+        method: Method,
+        attempt: &(impl Fn(Channel, Option<Token>) -> Attempt<T> + Sync),
+    ) -> std::result::Result<T, Verdict> {
+        // Leaves time for a second server, where asking one does no harm.
+        let end = if method.repeatable && self.endpoints.len() > 1 {
+            end.min(Instant::now() + self.deadline / 2)
+        } else {
+            end
+        };
+        let channel = enter(&self.channels)[server].clone();
+        let mut asked = Done::No;
+        let answered = timeout_at(end, async {
+            let token = self.token(&channel).await?;
+            asked = Done::Perhaps;
+            let answer = attempt(channel, token.clone()).await;
+            answer.map_err(|status| {
+                let verdict = judge(&status, &self.service);
+                let mut current = enter(&self.token);
+                if matches!(verdict, Verdict::LogIn) && *current == token {
+                    *current = None;
+                }
+                verdict
+            })
+        });
+        match answered.await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let fresh = self.endpoints[server].connect_lazy();
+                enter(&self.channels)[server] = fresh;
+                Err(Verdict::Elsewhere {
+                    done: asked,
+                    why: format!("did not answer within {:?}", self.deadline),
+                })
             }
         }
     }
@@ -320,25 +330,20 @@ impl Link {
     }
 
     /// The token of our user, or none without a user.
-    async fn token(&self, channel: &Channel, end: Instant) -> std::result::Result<Option<Token>, Verdict> {
+    async fn token(&self, channel: &Channel) -> std::result::Result<Option<Token>, Verdict> {
         let Some(credentials) = &self.credentials else {
             return Ok(None);
         };
-        let silent = || Verdict::Elsewhere {
-            done: Done::No,
-            why: format!("did not answer within {:?}", self.deadline),
-        };
-        let _turn = timeout_at(end, self.log_in.lock()).await.map_err(|_| silent())?;
-        if let Some(token) = &*enter(&self.token) {
-            return Ok(Some(token.clone()));
+        let known = || enter(&self.token).clone();
+        if let Some(token) = known() {
+            return Ok(Some(token));
         }
-        let asked = unary::<_, proto::AuthenticateResponse>(
-            Method::AUTHENTICATE,
-            channel.clone(),
-            None,
-            credentials.clone(),
-        );
-        let answer = match timeout_at(end, asked).await.map_err(|_| silent())? {
+        let _turn = self.log_in.lock().await;
+        if let Some(token) = known() {
+            return Ok(Some(token));
+        }
+        let answer = unary(Method::AUTHENTICATE, channel.clone(), None, credentials.clone()).await;
+        let answer: proto::AuthenticateResponse = match answer {
             Ok(answer) => answer,
             // Harmless, and it happens when an operator switches authentication on: users come first.
             Err(status) if status.message().contains("authentication is not enabled") => return Ok(None),
@@ -358,6 +363,10 @@ pub(super) fn revision(header: Option<&proto::ResponseHeader>) -> Revision {
 
 fn request<T>(message: T, token: Option<Token>) -> Request<T> {
     let mut request = Request::new(message);
+    // A member that is cut off from the others shall say so, also to a watch that is under way.
+    request
+        .metadata_mut()
+        .insert("hasleader", MetadataValue::from_static("true"));
     if let Some(token) = token {
         request.metadata_mut().insert("token", token);
     }

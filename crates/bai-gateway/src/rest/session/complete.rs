@@ -3,20 +3,16 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{json_body, session};
+use super::{json_body, options_member, session, text_member};
 use crate::body::json;
 use crate::error::Problem;
 use crate::pipeline::{Answer, Call};
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
-    let members = json_body(&mut call, false).await?;
-    let code = members
-        .get("code")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
-    let options = members.get("options").cloned().unwrap_or_default();
-    answer(call, code, options).await
+    let members = json_body(&mut call).await?;
+    let code = text_member(&members, "code")?.unwrap_or_default();
+    let options = options_member(&members)?;
+    answer(call, code, Value::Object(options)).await
 }
 
 /// The answer to a completion, also in the execute call's `complete` mode.

@@ -17,6 +17,11 @@ use crate::params::Params;
 use crate::pipeline::{Answer, Call};
 use crate::version::Major;
 
+/// Bytes of all names and values of `environ`. A program takes 128 KiB in one variable at most.
+const MAX_ENVIRON: usize = 64 << 10;
+/// Folders in one session.
+const MAX_MOUNTS: usize = 64;
+
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
     let body = call.body().await?;
     let mut params = Params::parse(body.as_deref(), call.query())?;
@@ -80,7 +85,12 @@ fn mounts(value: Option<Value>) -> Result<Vec<String>, Problem> {
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(value) => {
-            serde_json::from_value(value).map_err(|_| invalid("mounts must be a list of folder names"))
+            let names: Vec<String> = serde_json::from_value(value)
+                .map_err(|_| invalid("mounts must be a list of folder names"))?;
+            if names.len() > MAX_MOUNTS {
+                return Err(invalid(&format!("mounts must have at most {MAX_MOUNTS} names")));
+            }
+            Ok(names)
         }
     }
 }
@@ -91,6 +101,15 @@ fn environ(value: Option<Value>) -> Result<BTreeMap<String, String>, Problem> {
         Some(Value::Object(object)) => object,
         Some(_) => return Err(invalid("environ must be an object of strings")),
     };
+    let size: usize = object
+        .iter()
+        .map(|(name, value)| name.len() + value.as_str().map_or(0, str::len))
+        .sum();
+    if size > MAX_ENVIRON {
+        return Err(invalid(&format!(
+            "environ must have at most {MAX_ENVIRON} bytes in all; put larger data into a file"
+        )));
+    }
     let entries = object.into_iter().map(|(name, value)| {
         let is_legal_name = !name.is_empty() && !name.contains(['=', '\0', '\n']);
         match value {

@@ -17,7 +17,7 @@ use crate::pipeline::{Answer, Call};
 const MAX_FILES: usize = 5;
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
-    let mut members = json_body(&mut call, true).await?;
+    let mut members = json_body(&mut call).await?;
     let paths: Vec<String> = match members.shift_remove("files").map(serde_json::from_value) {
         Some(Ok(paths)) => paths,
         Some(Err(_)) => return Err(Error::invalid("files must be a list of paths").into()),

@@ -8,7 +8,7 @@ use bai_model::RunId;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::{complete, json_body, session};
+use super::{complete, json_body, options_member, session, text_member};
 use crate::body::json;
 use crate::error::Problem;
 use crate::pipeline::{Answer, Call};
@@ -16,15 +16,17 @@ use crate::version::Major;
 
 /// How long output is gathered before an answer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a run id. Clients send 36 at most.
+const MAX_RUN_ID: usize = 256;
 /// Digits of the run ids that the gateway assigns.
 const RUN_ID_DIGITS: usize = 16;
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
-    let members = json_body(&mut call, false).await?;
+    let members = json_body(&mut call).await?;
     let request = if call.version == Major::V1 {
-        let run_id = text(&members, "runId").map(RunId);
-        let run_id = run_id.unwrap_or_else(|| RunId::generate(call.gateway.random.as_ref(), RUN_ID_DIGITS));
-        query(run_id, text(&members, "code").unwrap_or_default())
+        let run_id =
+            run_id(&members)?.unwrap_or_else(|| RunId::generate(call.gateway.random.as_ref(), RUN_ID_DIGITS));
+        query(run_id, text_member(&members, "code")?.unwrap_or_default())
     } else {
         match decode(&members)? {
             Decoded::Run(request) => request,
@@ -63,26 +65,30 @@ fn query(run_id: RunId, code: String) -> SessionExecute {
 
 /// The body of API versions from 2 on.
 fn decode(members: &Map<String, Value>) -> Result<Decoded, Error> {
-    let run_id = match members.get("runId") {
-        None => return Err(Error::invalid("runId is missing!")),
-        Some(Value::Null) => None,
-        Some(Value::String(run_id)) => Some(RunId(run_id.clone())),
-        Some(_) => return Err(Error::invalid("runId must be a string or null")),
+    if !members.contains_key("runId") {
+        return Err(Error::invalid("runId is missing!"));
+    }
+    let run_id = run_id(members)?;
+    let mode = match members.get("mode") {
+        None | Some(Value::Null) => "",
+        Some(mode) => mode.as_str().unwrap_or("(not a string)"),
     };
-    let mode = members.get("mode").and_then(Value::as_str).unwrap_or_default();
-    let options = members.get("options").cloned().unwrap_or_default();
-    let code = text(members, "code").unwrap_or_default();
     let mode = match mode {
         "" => return Err(Error::invalid("mode is missing or empty!")),
-        "query" => ExecuteMode::Query,
-        "batch" => ExecuteMode::Batch,
-        "complete" => return Ok(Decoded::Complete { code, options }),
+        "query" => Some(ExecuteMode::Query),
+        "batch" => Some(ExecuteMode::Batch),
+        "complete" => None,
         "continue" | "input" if run_id.is_none() => {
             return Err(Error::invalid("continuation requires explicit run ID"));
         }
-        "continue" => ExecuteMode::Continue,
-        "input" => ExecuteMode::Input,
+        "continue" => Some(ExecuteMode::Continue),
+        "input" => Some(ExecuteMode::Input),
         _ => return Err(Error::invalid("mode has an invalid value.")),
+    };
+    let code = text_member(members, "code")?.unwrap_or_default();
+    let options = Value::Object(options_member(members)?);
+    let Some(mode) = mode else {
+        return Ok(Decoded::Complete { code, options });
     };
     let batch = batch_options(&options);
     Ok(Decoded::Run(SessionExecute {
@@ -94,8 +100,15 @@ fn decode(members: &Map<String, Value>) -> Result<Decoded, Error> {
     }))
 }
 
-fn text(members: &Map<String, Value>, name: &str) -> Option<String> {
-    members.get(name).and_then(Value::as_str).map(str::to_owned)
+/// The client's name for the run; null lets the agent choose.
+fn run_id(members: &Map<String, Value>) -> Result<Option<RunId>, Error> {
+    let run_id = text_member(members, "runId")?;
+    match run_id {
+        Some(text) if !(1..=MAX_RUN_ID).contains(&text.len()) => Err(Error::invalid(format!(
+            "runId must be null or have 1 to {MAX_RUN_ID} characters"
+        ))),
+        run_id => Ok(run_id.map(RunId)),
+    }
 }
 
 /// The commands in the `options` of batch mode; anything but a string means nothing to do.

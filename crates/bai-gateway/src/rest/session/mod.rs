@@ -11,7 +11,7 @@ use bai_core::Error;
 use bai_core::session::SessionRef;
 use bai_model::AccessKey;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::body::{empty, json};
 use crate::error::Problem;
@@ -33,20 +33,35 @@ pub(super) fn session(call: &Call) -> SessionRef {
     }
 }
 
-/// A JSON object as the body ("style B"); what is wrong with it is told in the parser's words where `tell` is set.
-pub(super) async fn json_body(
-    call: &mut Call,
-    tell: bool,
-) -> Result<serde_json::Map<String, Value>, Problem> {
+/// A JSON object as the body ("style B"). What is wrong with it is told in the parser's words.
+pub(super) async fn json_body(call: &mut Call) -> Result<Map<String, Value>, Problem> {
     let body = call.body().await?.unwrap_or_default();
     let message = match serde_json::from_slice::<Value>(&body) {
         Ok(Value::Object(members)) => return Ok(members),
-        Ok(_) => "value is not a dict".to_owned(),
+        Ok(_) => "The body must be a JSON object".to_owned(),
         // The original's words for the commonest mistake.
         Err(_) if body.is_empty() => "Expecting value: line 1 column 1 (char 0)".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(Error::invalid(if tell { message } else { String::new() }).into())
+    Err(Error::invalid(message).into())
+}
+
+/// A text member of a JSON body; absent and null are nothing.
+pub(super) fn text_member(members: &Map<String, Value>, name: &str) -> Result<Option<String>, Error> {
+    match members.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Error::invalid(format!("{name} must be a string"))),
+    }
+}
+
+/// The `options` of a JSON body: an object; absent and null are an empty one.
+pub(super) fn options_member(members: &Map<String, Value>) -> Result<Map<String, Value>, Error> {
+    match members.get("options") {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(options)) => Ok(options.clone()),
+        Some(_) => Err(Error::invalid("options must be an object or null")),
+    }
 }
 
 pub(super) async fn info(call: Call) -> Result<Answer, Problem> {

@@ -1,11 +1,14 @@
 //! `POST /kernel/{session}/upload`: files into a session (`http-api.md` 4.8.10). Nothing is written unless every file
 //! is within the limits.
 
+use std::time::Duration;
+
+use axum::body::Body;
 use bai_core::Error;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use multer::Multipart;
+use multer::{Constraints, Multipart, SizeLimit};
 
 use super::session;
 use crate::body::empty;
@@ -16,6 +19,10 @@ use crate::pipeline::{Answer, Call};
 const MAX_FILES: usize = 20;
 /// A file must be smaller than this.
 const MAX_FILE_SIZE: usize = 1 << 20;
+/// All of it: one file more than is allowed, so that the limits above are what is told, with their headers.
+const MAX_BODY: u64 = ((MAX_FILES + 1) * MAX_FILE_SIZE) as u64;
+/// How long a client may take to send it.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
     let content_type = call
@@ -26,11 +33,26 @@ pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
         .unwrap_or_default();
     let boundary = multer::parse_boundary(content_type)
         .map_err(|_| Error::invalid("The body must be multipart/form-data with a boundary"))?;
-    call.gateway
-        .manager
-        .session_open_stream(&call.op, &session(&call))
-        .await?;
-    let mut parts = Multipart::new(call.streaming_body().into_data_stream(), boundary);
+    let (op, session) = (call.op.clone(), session(&call));
+    let manager = call.gateway.manager.clone();
+    if !manager.session_exists(&op, &session).await? {
+        return Err(Error::KernelNotFound.into());
+    }
+    let gateway = call.gateway.clone();
+    // The semaphore is never closed.
+    let _permit = gateway.uploads.acquire().await.ok();
+    let gathered = tokio::time::timeout(UPLOAD_TIMEOUT, gather(call.streaming_body(), boundary)).await;
+    let files = gathered.map_err(|_| {
+        Error::invalid("The files did not arrive in time; send less at once, within ten minutes")
+    })??;
+    manager.session_upload(&op, &session, files).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// The files of a multipart body, each within its limit.
+async fn gather(body: Body, boundary: String) -> Result<Vec<(String, Bytes)>, Problem> {
+    let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(MAX_BODY));
+    let mut parts = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
     let mut files: Vec<(String, Bytes)> = Vec::new();
     let malformed = |error: multer::Error| Error::invalid(format!("Malformed multipart body: {error}"));
     while let Some(mut part) = parts.next_field().await.map_err(malformed)? {
@@ -51,9 +73,5 @@ pub(in crate::rest) async fn handle(mut call: Call) -> Result<Answer, Problem> {
         }
         files.push((name, data.freeze()));
     }
-    call.gateway
-        .manager
-        .session_upload(&call.op, &session(&call), files)
-        .await?;
-    Ok(empty(StatusCode::NO_CONTENT))
+    Ok(files)
 }

@@ -38,6 +38,9 @@ pub(super) fn is_loss(error: &sqlx::Error) -> bool {
 
 /// Sorts an error of connecting.
 pub(super) fn of_connecting(error: &sqlx::Error) -> Failure {
+    if let sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) = error {
+        return Failure::Refused(format!("{error}; check sslmode and sslrootcert in the address"));
+    }
     match code(error) {
         Some("28P01" | "28000") => Failure::Refused(format!("{error}; check the user and the password")),
         Some("3D000") => Failure::Refused(format!("{error}; create it, or correct the name")),

@@ -14,6 +14,7 @@ mod pool;
 mod value;
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -27,6 +28,8 @@ pub(super) use maintenance::Maintenance;
 pub(super) use pool::Pool;
 pub(super) use value::Row;
 
+/// How long a unit of work whose process or network is gone may keep its locks.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Statements kept prepared by each connection.
 const PREPARED: usize = 256;
@@ -37,7 +40,7 @@ fn connect_options(uri: &str, options: &StoreOptions) -> Result<PgConnectOptions
         uri: super::without_password(uri),
         reason: format!("{error}; use postgres://user:password@host:port/database"),
     })?;
-    let milliseconds = |duration: std::time::Duration| duration.as_millis().to_string();
+    let milliseconds = |duration: Duration| duration.as_millis().to_string();
     Ok(parsed
         .application_name(&options.application_name)
         .statement_cache_capacity(PREPARED)
@@ -47,7 +50,7 @@ fn connect_options(uri: &str, options: &StoreOptions) -> Result<PgConnectOptions
             ("lock_timeout", milliseconds(options.lock_timeout)),
             (
                 "idle_in_transaction_session_timeout",
-                milliseconds(options.statement_timeout),
+                milliseconds(options.statement_timeout.min(IDLE_IN_TRANSACTION)),
             ),
             (
                 "default_transaction_read_only",

@@ -1,4 +1,4 @@
-//! Ring 3: the API in process, by roles.
+//! `/kernel`: the life of sessions.
 
 use bai_model::KernelStatus;
 use bai_proto::agent::AgentError;
@@ -6,112 +6,7 @@ use bai_proto::event::AgentEvent;
 use bai_testkit::{Api, Request, Role};
 use serde_json::{Value, json};
 
-/// Creates a session of the cast's image.
-async fn create(api: &Api, role: Role, name: &str) -> Value {
-    let body = json!({ "lang": "python", "clientSessionToken": name });
-    api.call(role, "POST", "/kernel/create", &body).await.view()
-}
-
-/// What every test of sessions ends with: counters equal sums, and nothing runs without an owner.
-async fn assert_clean(api: &Api) {
-    assert_eq!(
-        api.store
-            .reader()
-            .check_accounting()
-            .await
-            .expect("an accounting"),
-        []
-    );
-    let live = api
-        .store
-        .reader()
-        .count_live_sessions_total()
-        .await
-        .expect("a count");
-    assert_eq!(
-        live,
-        i64::try_from(api.agent.kernels().len()).expect("a small number")
-    );
-}
-
-#[tokio::test]
-async fn root_tells_the_version_to_anybody() {
-    let api = Api::start().await;
-    let answer = api.get(Role::Anonymous, "/").await;
-    assert_eq!(
-        answer.view(),
-        json!([200, { "version": "v4.20190615", "manager": "19.06.0b2" }])
-    );
-    assert_eq!(answer.header("server"), "BackendAI");
-    assert_eq!(answer.header("x-ratelimit-limit"), "1000");
-    assert_eq!(answer.header("content-type"), "application/json; charset=utf-8");
-    assert_eq!(answer.header("x-backendai-requestid").len(), 16);
-}
-
-#[tokio::test]
-async fn every_role_may_sign_and_nobody_else() {
-    let api = Api::start().await;
-    for role in Role::SIGNING {
-        let answer = api.get(role, "/auth/test?echo=x").await;
-        assert_eq!(
-            answer.view(),
-            json!([200, { "authorized": "yes", "echo": "x" }]),
-            "{role:?}"
-        );
-        assert_eq!(answer.header("x-ratelimit-remaining"), "29999");
-    }
-    let answer = api.get(Role::Anonymous, "/auth/test?echo=x").await;
-    assert_eq!(answer.status, 400, "no date");
-    let mut request = Request::new(Role::Anonymous, "GET", "/auth/test?echo=x");
-    request
-        .headers
-        .push(("date".into(), "Mon, 15 Jul 2019 12:34:56 GMT".into()));
-    assert_eq!(api.send(request).await.status, 401);
-}
-
-#[tokio::test]
-async fn old_versions_sign_their_bodies_and_are_heard() {
-    let api = Api::start().await;
-    for version in ["v1.20160915", "v2.20170315", "v3.20170615", "v4.20181215"] {
-        let mut request = Request::new(Role::User, "POST", "/auth/test").json(&json!({ "echo": version }));
-        request.version = version;
-        assert_eq!(
-            api.send(request).await.view(),
-            json!([200, { "authorized": "yes", "echo": version }])
-        );
-    }
-}
-
-#[tokio::test]
-async fn login_answers_with_the_keypair_and_tells_nothing_otherwise() {
-    let api = Api::start().await;
-    let login = |username: &'static str, password: &'static str| json!({ "type": "keypair", "domain": "default", "username": username, "password": password });
-    let answer = api
-        .call(
-            Role::Anonymous,
-            "POST",
-            "/auth/authorize",
-            &login("user@lablup.com", "wJalrXUt"),
-        )
-        .await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.json()["data"]["access_key"], "AKIANABBDUSEREXAMPLE");
-    for (username, password) in [("user@lablup.com", "wrong"), ("nobody@lablup.com", "wJalrXUt")] {
-        let answer = api
-            .call(
-                Role::Anonymous,
-                "POST",
-                "/auth/authorize",
-                &login(username, password),
-            )
-            .await;
-        let title = "Credential/signature mismatch. (User credential mismatch.)";
-        assert_eq!(
-            answer.view(),
-            json!([401, { "type": "https://api.backend.ai/probs/auth-failed", "title": title }])
-        );
-    }
-}
+use super::{assert_clean, create, until_called};
 
 #[tokio::test]
 async fn a_session_lives_its_life() {
@@ -442,9 +337,7 @@ async fn a_waiting_run_ends_with_its_session() {
     let run = json!({ "runId": "r", "mode": "query", "code": "wait" });
     let waiting = api.call(Role::User, "POST", "/kernel/waits", &run);
     let destroying = async {
-        while !api.agent.calls().contains(&"execute".to_owned()) {
-            tokio::task::yield_now().await;
-        }
+        until_called(&api, "execute").await;
         api.send(Request::new(Role::User, "DELETE", "/kernel/waits"))
             .await
     };
@@ -457,39 +350,169 @@ async fn a_waiting_run_ends_with_its_session() {
 }
 
 #[tokio::test]
-async fn a_frozen_manager_refuses_new_sessions_only() {
+async fn what_a_run_prints_is_shaped_by_the_version() {
     let api = Api::start().await;
-    create(&api, Role::User, "before").await;
-    api.config
-        .put("manager/status", "frozen")
-        .await
-        .expect("a configuration store");
-    api.clock.advance(chrono::TimeDelta::seconds(3));
-    let answer = create(&api, Role::User, "after").await;
-    assert_eq!(
-        (&answer[0], &answer[1]["type"]),
-        (&json!(503), &json!("https://api.backend.ai/probs/server-frozen"))
-    );
-    assert_eq!(api.get(Role::User, "/kernel/before").await.status, 200);
+    create(&api, Role::User, "prints").await;
+    let run = json!({ "runId": "r", "mode": "query", "code": "kinds" });
+    let console = json!([
+        ["stdout", "out"],
+        ["stderr", "err"],
+        ["media", ["image/png", "data:"]],
+        ["html", "<b>"],
+        ["log", "log"],
+        ["stdout", "more"],
+    ]);
+    for prefix in ["", "/v2", "/v3", "/v4"] {
+        let target = format!("{prefix}/kernel/prints");
+        let answer = api.call(Role::User, "POST", &target, &run).await;
+        assert_eq!(answer.json()["result"]["console"], console, "{target}");
+    }
+    let answer = api.call(Role::User, "POST", "/v1/kernel/prints", &run).await;
+    let result = json!({
+        "status": "finished", "runId": "r", "exitCode": 0, "options": null, "files": [],
+        "stdout": "outmore", "stderr": "err", "media": [["image/png", "data:"]], "html": ["<b>"],
+    });
+    assert_eq!(answer.view(), json!([200, { "result": result }]));
 }
 
 #[tokio::test]
-async fn the_rate_window_slides() {
+async fn input_is_asked_for_and_given() {
     let api = Api::start().await;
-    for _ in 0..3 {
-        assert_eq!(api.get(Role::User, "/auth/test?echo=x").await.status, 200);
+    create(&api, Role::User, "asks").await;
+    let run = |mode: &str, code: &str| json!({ "runId": "r", "mode": mode, "code": code, "options": null });
+    let asked = api
+        .call(Role::User, "POST", "/kernel/asks", &run("query", "input"))
+        .await;
+    assert_eq!(asked.json()["result"]["status"], "waiting-input");
+    assert_eq!(asked.json()["result"]["options"], json!({ "is_password": false }));
+    let given = api
+        .call(Role::User, "POST", "/kernel/asks", &run("input", "me"))
+        .await;
+    assert_eq!(given.json()["result"]["console"], json!([["stdout", "got me\n"]]));
+    let batch = api
+        .call(Role::User, "POST", "/kernel/asks", &run("batch", ""))
+        .await;
+    assert_eq!(batch.json()["result"]["status"], "clean-finished");
+    let completed = api
+        .call(Role::User, "POST", "/kernel/asks", &run("complete", "impo"))
+        .await;
+    assert_eq!(
+        completed.json()["result"]["completions"],
+        json!(["impo_completed"])
+    );
+    let failed = api
+        .call(Role::User, "POST", "/kernel/asks", &run("query", "fail boom"))
+        .await;
+    assert_eq!(failed.status, 500);
+    assert_eq!(
+        failed.json()["agent-details"]["exception"],
+        "RuntimeError('boom')"
+    );
+}
+
+#[tokio::test]
+async fn what_was_asked_for_reaches_the_agent() {
+    let api = Api::start().await;
+    let body = json!({
+        "image": "lablup/python:3.7-debian", "clientSessionToken": "asked", "tag": "mine",
+        "domainName": "default", "groupName": "default",
+        "config": {
+            "environ": { "NAME": "value", "COUNT": 3 }, "resources": { "cpu": "2", "mem": "1.5g" }, "clusterSize": 1,
+            "resource_opts": { "shmem": "64m" }, "mounts": [],
+        },
+    });
+    let answer = api.call(Role::User, "POST", "/kernel", &body).await;
+    assert_eq!(
+        (answer.status, answer.json()["created"].clone()),
+        (201, json!(true))
+    );
+    let config = api.agent.config(api.agent.kernels()[0]).unwrap();
+    assert_eq!(config.image.canonical, "index.docker.io/lablup/python:3.7-debian");
+    assert_eq!(
+        config.resource_slots.to_json(),
+        json!({ "cpu": "2", "mem": "1610612736" })
+    );
+    assert_eq!(config.idle_timeout, 600);
+    assert_eq!(config.environ["NAME"], "value");
+    assert_eq!(config.environ["COUNT"], "3");
+    let info = api.get(Role::User, "/kernel/asked").await.json();
+    assert_eq!(
+        (&info["tag"], &info["environ"]),
+        (&json!("mine"), &json!(["COUNT=3", "NAME=value"]))
+    );
+
+    // Version 1 had no config; legacy amounts count from version 2 on.
+    let body = |name: &str| {
+        json!({
+            "lang": "python", "clientSessionToken": name, "config": { "instanceMemory": 2, "instanceCores": 3, "environ": { "A": "b" } },
+        })
+    };
+    assert_eq!(
+        api.call(Role::User, "POST", "/v1/kernel/create", &body("first"))
+            .await
+            .status,
+        201
+    );
+    assert_eq!(
+        api.call(Role::User, "POST", "/v2/kernel/create", &body("second"))
+            .await
+            .status,
+        201
+    );
+    let slots = |name: &str| {
+        let target = format!("/kernel/{name}");
+        let api = &api;
+        async move { api.get(Role::User, &target).await.json()["occupiedSlots"].clone() }
+    };
+    assert_eq!(slots("first").await, json!({ "cpu": "1", "mem": "268435456" }));
+    assert_eq!(slots("second").await, json!({ "cpu": "3", "mem": "2147483648" }));
+    assert_clean(&api).await;
+}
+
+#[tokio::test]
+async fn a_name_is_taken_until_its_session_ends() {
+    let api = Api::start().await;
+    create(&api, Role::User, "taken").await;
+    let other = json!({ "image": "lablup/python:3.7-debian", "clientSessionToken": "taken" });
+    let answer = api.call(Role::User, "POST", "/kernel/create", &other).await;
+    assert_eq!(
+        (answer.status, answer.json()["type"].clone()),
+        (400, json!("https://api.backend.ai/probs/kernel-already-exists"))
+    );
+    let new_only = json!({ "lang": "python", "clientSessionToken": "taken", "reuseIfExists": false });
+    assert_eq!(
+        api.call(Role::User, "POST", "/kernel/create", &new_only)
+            .await
+            .status,
+        400
+    );
+    // Names are the owner's own.
+    assert_eq!(create(&api, Role::Monitor, "taken").await[1]["created"], true);
+    assert_clean(&api).await;
+}
+
+#[tokio::test]
+async fn administrators_act_for_owners() {
+    let api = Api::start().await;
+    let body = json!({ "lang": "python", "clientSessionToken": "theirs" });
+    let target = "/kernel/create?owner_access_key=AKIANABBDUSEREXAMPLE";
+    assert_eq!(api.call(Role::Monitor, "POST", target, &body).await.status, 403);
+    assert_eq!(
+        api.call(Role::DomainAdmin, "POST", target, &body).await.status,
+        201
+    );
+    assert_eq!(api.get(Role::User, "/kernel/theirs").await.status, 200);
+    let of_later_clients = json!({
+        "lang": "python", "clientSessionToken": "theirs", "owner_access_key": "AKIANABBDUSEREXAMPLE",
+    });
+    let answer = api
+        .call(Role::Superadmin, "POST", "/kernel/create", &of_later_clients)
+        .await;
+    assert_eq!(answer.json()["created"], false);
+    for (role, expected) in [(Role::Monitor, 403), (Role::DomainAdmin, 200)] {
+        let target = "/kernel/theirs?owner_access_key=AKIANABBDUSEREXAMPLE";
+        let answer = api.send(Request::new(role, "DELETE", target)).await;
+        assert_eq!(answer.status, expected);
     }
-    let remaining = api
-        .get(Role::User, "/auth/test?echo=x")
-        .await
-        .header("x-ratelimit-remaining")
-        .to_owned();
-    assert_eq!(remaining, "29996");
-    api.clock.advance(chrono::TimeDelta::seconds(901));
-    let remaining = api
-        .get(Role::User, "/auth/test?echo=x")
-        .await
-        .header("x-ratelimit-remaining")
-        .to_owned();
-    assert_eq!(remaining, "29999");
+    assert_clean(&api).await;
 }
