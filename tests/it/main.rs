@@ -1,5 +1,5 @@
 //! One binary of integration tests: [`api`] in process with a scripted agent, [`blackbox`] with the executable that users
-//! start, [`crash`] with one that is killed, [`recordings`] against what the original answered, [`registry`] against a real
+//! start, [`mod@gateway`] with the daemon of a site, [`crash`] with one that is killed, [`recordings`] against what the original answered, [`registry`] against a real
 //! image registry, [`coverage`] over all routes, [`routes`] for the generated page.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -7,6 +7,7 @@ mod api;
 mod blackbox;
 mod coverage;
 mod crash;
+mod gateway;
 mod recordings;
 mod registry;
 mod routes;
