@@ -17,6 +17,7 @@ struct Services {
 
 impl Services {
     /// `None` after saying why.
+    #[expect(clippy::print_stdout, reason = "how a test says that it was skipped")]
     fn start(what: &str) -> Option<Self> {
         let start = || -> Result<Self, Missing> {
             Ok(Self {
