@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::image::Catalogue;
+use crate::manager_status::StatusCache;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -57,7 +58,7 @@ pub struct Manager {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
-    pub(crate) status: auth::StatusCache,
+    pub(crate) status: StatusCache,
     pub(crate) password_checks: Semaphore,
     pub(crate) in_flight: InFlight,
     agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
@@ -83,7 +84,7 @@ impl Manager {
             random: options.random,
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
-            status: auth::StatusCache::default(),
+            status: StatusCache::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             agents: Mutex::default(),
@@ -92,9 +93,10 @@ impl Manager {
             nudge: Notify::new(),
             registered: watch::Sender::new(false),
         });
-        manager.config.put("manager/status", "running").await?;
+        manager.take_up_status().await?;
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
+        manager.spawn("follow the manager's status", Self::follow_status);
         Ok(manager)
     }
 
