@@ -117,8 +117,8 @@ async fn a_name_that_somebody_takes_without_our_lock_is_looked_at_again() {
         (&json!(201), &json!(false)),
         "{ours}"
     );
-    let mut api = api;
-    api.attach_agent().await;
+    let heartbeat = AgentEvent::InstanceHeartbeat(FakeAgent::info());
+    api.events.send(heartbeat).await.unwrap();
     until(&api, kernel, KernelStatus::Running).await;
     assert_clean(&api).await;
 }

@@ -2,7 +2,8 @@
 
 use bai_model::{AgentId, AgentStatus, KernelStatus};
 use bai_proto::agent::AgentError;
-use bai_testkit::{Answer, Api, Request, Role};
+use bai_proto::event::AgentEvent;
+use bai_testkit::{Answer, Api, FakeAgent, Request, Role};
 use serde_json::{Value, json};
 
 use super::{assert_clean, create, until, until_called};
@@ -28,18 +29,18 @@ fn shown(status: &str, active_sessions: u32) -> Value {
 #[tokio::test]
 async fn the_status_is_set_and_stays_frozen_through_a_restart() {
     let api = Api::start().await;
-    create(&api, Role::User, "one").await;
+    create(&api, Role::User, "first").await;
     assert_eq!(status(&api).await, shown("running", 1));
     let answer = set(&api, json!({ "status": "frozen" })).await;
     assert_eq!((answer.status, answer.body.len()), (204, 0));
     assert_eq!(status(&api).await, shown("frozen", 1));
-    assert_eq!(create(&api, Role::User, "two").await[0], 503);
+    assert_eq!(create(&api, Role::User, "second").await[0], 503);
     let mut api = api.restart_manager().await;
     api.attach_agent().await;
     assert_eq!(status(&api).await, shown("frozen", 1));
-    assert_eq!(create(&api, Role::User, "two").await[0], 503);
+    assert_eq!(create(&api, Role::User, "second").await[0], 503);
     assert_eq!(set(&api, json!({ "status": "running" })).await.status, 204);
-    assert_eq!(create(&api, Role::User, "two").await[0], 201);
+    assert_eq!(create(&api, Role::User, "second").await[0], 201);
     assert_clean(&api).await;
 }
 
@@ -105,7 +106,7 @@ async fn what_is_no_status_is_refused() {
 async fn force_kill_ends_all_sessions_of_everybody() {
     let api = Api::start().await;
     for role in Role::SIGNING {
-        for name in ["one", "two"] {
+        for name in ["first", "second"] {
             assert_eq!(create(&api, role, name).await[0], 201);
         }
     }
@@ -124,7 +125,6 @@ async fn force_kill_waits_for_a_session_that_is_being_made_and_ends_it() {
         until_called(&api, "create_kernel").await;
         api.agent.hold_creations(false);
     });
-    // It may have been refused, but it does not go on.
     assert_ne!(created[0], 201, "{created}");
     assert_eq!(killed, 204);
     assert_eq!(status(&api).await, shown("frozen", 0));
@@ -133,13 +133,14 @@ async fn force_kill_waits_for_a_session_that_is_being_made_and_ends_it() {
 
 #[tokio::test]
 async fn a_session_that_does_not_end_is_ended_by_the_reconcilers() {
-    let mut api = Api::start().await;
+    let api = Api::start().await;
     create(&api, Role::User, "clings").await;
     let kernel = api.agent.kernels()[0];
     api.agent
         .fail_next_destruction(AgentError::exception("RuntimeError", "busy"));
     assert_eq!(kill_all(&api).await, 204);
-    api.attach_agent().await;
+    let heartbeat = AgentEvent::InstanceHeartbeat(FakeAgent::info());
+    api.events.send(heartbeat).await.unwrap();
     until(&api, kernel, KernelStatus::Terminated).await;
     assert_clean(&api).await;
 }
@@ -147,7 +148,7 @@ async fn a_session_that_does_not_end_is_ended_by_the_reconcilers() {
 #[tokio::test]
 async fn force_kill_goes_on_after_a_crash() {
     let api = Api::start().await;
-    create(&api, Role::User, "one").await;
+    create(&api, Role::User, "first").await;
     let kernel = api.agent.kernels()[0];
     // The agent is away, so that nothing but the record remains of it.
     let api = api.restart_manager().await;
@@ -164,7 +165,7 @@ async fn force_kill_goes_on_after_a_crash() {
 #[tokio::test]
 async fn force_kill_frees_what_was_on_lost_agents() {
     let api = Api::start().await;
-    create(&api, Role::User, "one").await;
+    create(&api, Role::User, "first").await;
     let api = api.restart_manager().await;
     let mut tx = api.store.begin().await.unwrap();
     tx.set_agent_status(&AgentId("i-fake".to_owned()), AgentStatus::Lost, None)

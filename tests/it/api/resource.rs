@@ -64,7 +64,7 @@ async fn what_is_left_shrinks_with_sessions() {
     let api = Api::start().await;
     let before = check(&api, Role::User, json!({})).await;
     assert_eq!(allocatable(&before), ALL);
-    let body = json!({ "lang": "python", "clientSessionToken": "big", "config": { "resources": { "cpu": 5, "mem": "1g" } } });
+    let body = json!({ "lang": "python", "clientSessionToken": "bigger", "config": { "resources": { "cpu": 5, "mem": "1g" } } });
     assert_eq!(api.call(Role::User, "POST", "/kernel", &body).await.status, 201);
     let after = check(&api, Role::User, json!({})).await;
     assert_eq!(
@@ -99,7 +99,7 @@ async fn every_quota_counts() {
         let mut cast = cast::fixture();
         cast[table][0]["total_resource_slots"] = limit.clone();
         let api = Api::start_with(&cast).await;
-        create(&api, Role::User, "one").await;
+        create(&api, Role::User, "first").await;
         let mine = check(&api, Role::User, json!({})).await;
         // 2 cores and 3.75 GiB are left.
         assert_eq!(allocatable(&mine), ["small", "small-gpu"], "{table}");
@@ -120,7 +120,7 @@ async fn a_named_group_is_told_of_and_a_strange_one_refused() {
     let mut cast = cast::fixture();
     cast["groups"][0]["total_resource_slots"] = json!({ "cpu": "3" });
     let api = Api::start_with(&cast).await;
-    create(&api, Role::User, "one").await;
+    create(&api, Role::User, "first").await;
     let named = check(&api, Role::User, json!({ "group": "default" })).await;
     assert_eq!(named[1]["group_limits"], json!({ "cpu": "3", "mem": "Infinity" }));
     assert_eq!(named[1]["group_using"], json!({ "cpu": "1", "mem": "268435456" }));
@@ -144,7 +144,7 @@ async fn counters_that_drifted_are_set_right() {
     let mut cast = cast::fixture();
     cast["keypairs"][2]["concurrency_used"] = json!(7);
     let api = Api::start_with(&cast).await;
-    create(&api, Role::User, "one").await;
+    create(&api, Role::User, "first").await;
     assert_ne!(api.store.reader().check_accounting().await.unwrap(), []);
     let answer = api
         .call(
