@@ -123,6 +123,17 @@ async fn force_kill_waits_for_a_session_that_is_being_made_and_ends_it() {
     api.agent.hold_creations(true);
     let (created, killed, ()) = tokio::join!(create(&api, Role::User, "late"), kill_all(&api), async {
         until_called(&api, "create_kernel").await;
+        let ending = [KernelStatus::Terminating];
+        while api
+            .store
+            .reader()
+            .kernels_with_status(&ending)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
         api.agent.hold_creations(false);
     });
     assert_ne!(created[0], 201, "{created}");
