@@ -1,5 +1,4 @@
-//! Who is who: credentials for signature checks, logins, usage counters, rate limits and the status gate
-//! (`http-api.md` 3.8, 3.13, 4.2, 6.1).
+//! Who is who: credentials for signature checks, logins, usage counters and rate limits (`http-api.md` 3.8, 3.13, 4.2).
 //!
 //! Invariants: an inactive keypair, user or domain gets in nowhere, at the latest [`CREDENTIAL_TTL`] after it became
 //! inactive; a failed login tells nobody which part was wrong, not even by its duration.
@@ -15,8 +14,6 @@ use crate::{Actor, Error, Identity, Manager, Op, Result};
 
 /// How long a credential is believed without asking the database again.
 pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
-/// How long the manager's status is believed (`http-api.md` 6.1).
-const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
 /// Credentials kept in memory at most; beyond that the cache starts afresh.
 const CREDENTIAL_CACHE_SIZE: usize = 10_000;
 /// The window of the rate limit in seconds.
@@ -54,17 +51,6 @@ pub struct RateLimit {
     pub remaining: u64,
 }
 
-/// What an endpoint demands of the manager's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatusGate {
-    /// Any status.
-    None,
-    /// `running` only.
-    Running,
-    /// `running` or `frozen`.
-    RunningOrFrozen,
-}
-
 /// Credentials by access key, with the time of their reading.
 #[derive(Debug, Default)]
 pub(crate) struct CredentialCache(RwLock<HashMap<AccessKey, Known>>);
@@ -87,10 +73,6 @@ impl CredentialCache {
         cache.insert(access_key, (now, credential));
     }
 }
-
-/// The status text in the configuration store, with the time of its reading.
-#[derive(Debug, Default)]
-pub(crate) struct StatusCache(RwLock<Option<(DateTime<Utc>, String)>>);
 
 /// Counters that are not worth a transaction each.
 #[derive(Debug, Default)]
@@ -227,55 +209,6 @@ impl Manager {
         tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
             .await
             .map_err(|error| Error::Internal(format!("the password check was interrupted: {error}")))
-    }
-
-    /// Whether requests of this kind may pass now (`http-api.md` 6.1). A missing status means `running`.
-    ///
-    /// # Errors
-    /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
-    pub async fn check_status(&self, gate: StatusGate) -> Result<()> {
-        if gate == StatusGate::None {
-            return Ok(());
-        }
-        let (allowed, required): (&[&str], _) = match gate {
-            StatusGate::RunningOrFrozen => (
-                &["running", "frozen"],
-                "frozenset({<ManagerStatus.RUNNING: 'running'>, <ManagerStatus.FROZEN: 'frozen'>})",
-            ),
-            StatusGate::Running | StatusGate::None => {
-                (&["running"], "frozenset({<ManagerStatus.RUNNING: 'running'>})")
-            }
-        };
-        let status = self.manager_status().await?;
-        match status.as_str() {
-            status if allowed.contains(&status) => Ok(()),
-            "frozen" => Err(Error::ServerFrozen),
-            _ => Err(Error::ServiceUnavailable(format!(
-                "Server is not in the required status: {required}"
-            ))),
-        }
-    }
-
-    async fn manager_status(&self) -> Result<String> {
-        let now = self.clock.now();
-        let cached = self
-            .status
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some((read_at, status)) = cached
-            && now.signed_duration_since(read_at) < STATUS_TTL
-        {
-            return Ok(status);
-        }
-        let status = self
-            .config
-            .get("manager/status")
-            .await?
-            .unwrap_or_else(|| "running".to_owned());
-        *self.status.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, status.clone()));
-        Ok(status)
     }
 
     /// Hashes a password as the database keeps it (`data-model.md` 8.2). Takes a quarter of a second of a core.

@@ -11,12 +11,15 @@
 //! Not here: HTTP, GraphQL, wire formats, and how hosts run kernels.
 
 pub mod auth;
+pub mod config;
 pub mod error;
 mod event;
 pub mod image;
 pub mod manager;
+pub mod manager_status;
 pub mod op;
 mod reconcile;
+pub mod resource;
 pub mod session;
 
 pub use auth::Credential;

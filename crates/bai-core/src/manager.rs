@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
-use bai_backplane::kv::Expect;
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes, SlotUnit};
@@ -22,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::image::Catalogue;
+use crate::manager_status::StatusCache;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -58,7 +58,7 @@ pub struct Manager {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
-    pub(crate) status: auth::StatusCache,
+    pub(crate) status: StatusCache,
     pub(crate) password_checks: Semaphore,
     pub(crate) in_flight: InFlight,
     agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
@@ -84,7 +84,7 @@ impl Manager {
             random: options.random,
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
-            status: auth::StatusCache::default(),
+            status: StatusCache::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             agents: Mutex::default(),
@@ -93,30 +93,11 @@ impl Manager {
             nudge: Notify::new(),
             registered: watch::Sender::new(false),
         });
-        manager.announce_running().await?;
+        manager.take_up_status().await?;
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
+        manager.spawn("follow the manager's status", Self::follow_status);
         Ok(manager)
-    }
-
-    /// Sets the site's status to running, unless it is frozen: with several managers, the start of one must not undo what
-    /// an operator decided for all (`http-api.md` 6.1; the original undoes it).
-    async fn announce_running(&self) -> Result<()> {
-        const KEY: &str = "manager/status";
-        loop {
-            let expect = match self.config.get(KEY).await? {
-                Some(status) if status == "frozen" => {
-                    tracing::warn!("the site is frozen and stays so: PUT /manager/status makes it run again");
-                    return Ok(());
-                }
-                Some(status) if status == "running" => return Ok(()),
-                Some(status) => Expect::Value(status),
-                None => Expect::Absent,
-            };
-            if self.config.compare_and_put(KEY, expect, "running").await? {
-                return Ok(());
-            }
-        }
     }
 
     /// Stops taking part: background work ends, counters are written. Sessions go on.

@@ -154,6 +154,7 @@ impl From<Error> for Problem {
                 problem.0.more.extend(data.map(|data| ("data".to_owned(), data)));
                 problem
             }
+            Error::NotFound(text) => with(S::NOT_FOUND, "generic-not-found", "Unknown URL path.", Some(text)),
             Error::KernelNotFound => with(S::NOT_FOUND, "kernel-not-found", "No such kernel.", None),
             Error::AppNotFound(app) => with(
                 S::NOT_FOUND,

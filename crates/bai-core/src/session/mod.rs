@@ -87,7 +87,7 @@ pub struct SessionExecute {
 /// How long a call to an agent may take where `http-api.md` 4.8 names a time.
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a termination is waited for, with what must end before it.
-const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the completion of a name may take.
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
 
