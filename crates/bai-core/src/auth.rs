@@ -17,8 +17,14 @@ use crate::{Actor, Error, Identity, Manager, Op, Result};
 pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
 /// How long the manager's status is believed (`http-api.md` 6.1).
 const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
+/// How long it is believed while the configuration store is away.
+const STATUS_GRACE: TimeDelta = TimeDelta::seconds(60);
+/// How long a request waits for a newer status when it could do with the old one.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 /// Credentials kept in memory at most; beyond that the cache starts afresh.
 const CREDENTIAL_CACHE_SIZE: usize = 10_000;
+/// Counters that are kept while the database is away.
+const UNWRITTEN_COUNTERS: usize = 100_000;
 /// The window of the rate limit in seconds.
 pub const RATE_LIMIT_WINDOW: u64 = 900;
 /// Requests in the window where the database says NULL.
@@ -88,15 +94,38 @@ impl CredentialCache {
     }
 }
 
-/// The status text in the configuration store, with the time of its reading.
+/// The status text in the configuration store as it was last read.
 #[derive(Debug, Default)]
-pub(crate) struct StatusCache(RwLock<Option<(DateTime<Utc>, String)>>);
+pub(crate) struct StatusCache(RwLock<Option<LastStatus>>);
+
+#[derive(Clone, Debug)]
+struct LastStatus {
+    read_at: DateTime<Utc>,
+    /// When it was last tried to be read.
+    tried_at: DateTime<Utc>,
+    status: String,
+}
+
+impl StatusCache {
+    /// To be called when the status was changed, here or elsewhere: what was read before is not believed any more.
+    pub(crate) fn forget(&self) {
+        self.put(None);
+    }
+
+    fn get(&self) -> Option<LastStatus> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn put(&self, status: Option<LastStatus>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
 
 /// Counters that are not worth a transaction each.
 #[derive(Debug, Default)]
 pub(crate) struct UsageLedger(Mutex<Usage>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Usage {
     keypairs: HashMap<AccessKey, (i64, DateTime<Utc>)>,
     sessions: HashMap<(AccessKey, String), i64>,
@@ -117,6 +146,24 @@ impl UsageLedger {
             .sessions
             .entry((access_key.clone(), session.to_owned()))
             .or_default() += 1;
+    }
+
+    /// Puts back what could not be written, under what was counted since, unless that is a great deal.
+    fn put_back(&self, unwritten: Usage) {
+        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwritten.keypairs.len() + unwritten.sessions.len() > UNWRITTEN_COUNTERS {
+            tracing::warn!(
+                "usage counters were given up: there are too many to keep until the database is back"
+            );
+            return;
+        }
+        for (access_key, (count, at)) in unwritten.keypairs {
+            let (sum, last_used) = usage.keypairs.entry(access_key).or_insert((0, at));
+            (*sum, *last_used) = (*sum + count, at.max(*last_used));
+        }
+        for (session, count) in unwritten.sessions {
+            *usage.sessions.entry(session).or_default() += count;
+        }
     }
 
     fn take(&self) -> Usage {
@@ -169,7 +216,7 @@ impl Manager {
         self.usage.note_request(&identity.access_key, op.now);
         let window = Duration::from_secs(RATE_LIMIT_WINDOW);
         let count = self
-            .broker
+            .rates
             .hit(identity.access_key.as_str(), op.now, window)
             .await?;
         let remaining = identity
@@ -251,25 +298,40 @@ impl Manager {
         }
     }
 
+    /// The status, at most [`STATUS_TTL`] old, and at once when the watch tells of a change. While the configuration store
+    /// is away, nobody can have changed it there, so that what was read is believed for [`STATUS_GRACE`].
     async fn manager_status(&self) -> Result<String> {
         let now = self.clock.now();
-        let cached = self
-            .status
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some((read_at, status)) = cached
-            && now.signed_duration_since(read_at) < STATUS_TTL
+        let known = self.status.get();
+        if let Some(known) = &known
+            && now.signed_duration_since(known.tried_at) < STATUS_TTL
         {
-            return Ok(status);
+            return Ok(known.status.clone());
         }
-        let status = self
-            .config
-            .get("manager/status")
-            .await?
-            .unwrap_or_else(|| "running".to_owned());
-        *self.status.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, status.clone()));
+        let usable = known.filter(|known| now.signed_duration_since(known.read_at) < STATUS_GRACE);
+        let reading = self.config.get("manager/status");
+        let read = match &usable {
+            None => reading.await,
+            Some(known) => {
+                // Others need not wait meanwhile, nor all find out that the store is away.
+                self.status.put(Some(LastStatus {
+                    tried_at: now,
+                    ..known.clone()
+                }));
+                match tokio::time::timeout(STATUS_PATIENCE, reading).await {
+                    Ok(Ok(status)) => Ok(status),
+                    Ok(Err(error)) if error.is_retryable() => return Ok(known.status.clone()),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => return Ok(known.status.clone()),
+                }
+            }
+        };
+        let status = read?.unwrap_or_else(|| "running".to_owned());
+        self.status.put(Some(LastStatus {
+            read_at: now,
+            tried_at: now,
+            status: status.clone(),
+        }));
         Ok(status)
     }
 
@@ -285,30 +347,39 @@ impl Manager {
             .map_err(|error| Error::Internal(format!("cannot hash a password: {error}")))
     }
 
-    /// Writes the counters gathered since the last call. What cannot be written is lost with a log line: counters are
-    /// not worth stopping for.
+    /// Writes the counters gathered since the last call. While the database is away they are kept; what may have been
+    /// written is not written again.
     pub(crate) async fn flush_usage(&self) {
         let usage = self.usage.take();
         if usage.keypairs.is_empty() && usage.sessions.is_empty() {
             return;
         }
-        let written: std::result::Result<(), bai_store::Error> = async {
+        let prepared: std::result::Result<_, bai_store::Error> = async {
             let mut tx = self.store.begin().await?;
             let keypairs: Vec<_> = usage
                 .keypairs
-                .into_iter()
-                .map(|(key, (count, at))| (key, count, at))
+                .iter()
+                .map(|(key, (count, at))| (key.clone(), *count, *at))
                 .collect();
             tx.record_usage(&keypairs).await?;
             let sessions: Vec<_> = usage
                 .sessions
-                .into_iter()
-                .map(|((access_key, session), count)| (access_key, session, count))
+                .iter()
+                .map(|((access_key, session), count)| (access_key.clone(), session.clone(), *count))
                 .collect();
             tx.record_session_usage(&sessions).await?;
-            tx.commit().await
+            Ok(tx)
         }
         .await;
+        let written = match prepared {
+            Ok(tx) => tx.commit().await,
+            Err(error) => {
+                if error.is_retryable() {
+                    self.usage.put_back(usage);
+                }
+                Err(error)
+            }
+        };
         if let Err(error) = written {
             tracing::warn!(%error, "usage counters could not be written");
         }

@@ -11,11 +11,14 @@
 //! Not here: HTTP, GraphQL, wire formats, and how hosts run kernels.
 
 pub mod auth;
+mod cluster;
 pub mod error;
 mod event;
 pub mod image;
+mod liveness;
 pub mod manager;
 pub mod op;
+mod rate;
 mod reconcile;
 pub mod session;
 

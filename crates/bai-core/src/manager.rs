@@ -9,18 +9,22 @@ use std::time::Duration;
 
 use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
+use bai_backplane::kv::WatchEvent;
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
-use bai_proto::event::AgentEvent;
+use bai_proto::event::{AgentEvent, AgentInfo};
 use bai_store::Store;
+use futures_util::StreamExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
+use crate::cluster::{Cluster, Duty};
 use crate::image::Catalogue;
+use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -34,6 +38,9 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first heartbeat of an agent is waited for.
 const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Before a watch that could not begin is begun again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a manager is made of.
 #[derive(Debug)]
 pub struct ManagerOptions {
@@ -44,6 +51,9 @@ pub struct ManagerOptions {
     pub broker: Arc<dyn Broker>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
+    /// How long an agent that says nothing is believed to be there: `manager.heartbeat-timeout` (`http-api.md` 5.1), which
+    /// must be longer than the three seconds between heartbeats.
+    pub heartbeat_timeout: Duration,
 }
 
 /// Everything that operations share. Made once by [`Manager::start`] and held in an [`Arc`].
@@ -59,13 +69,31 @@ pub struct Manager {
     pub(crate) usage: UsageLedger,
     pub(crate) status: auth::StatusCache,
     pub(crate) password_checks: Semaphore,
+    pub(crate) rates: RateCounter,
+    pub(crate) cluster: Cluster,
+    pub(crate) heartbeat_timeout: Duration,
     pub(crate) in_flight: InFlight,
-    agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
+    agents: Mutex<HashMap<AgentId, Attached>>,
     pub(crate) tasks: TaskTracker,
+    membership: TaskTracker,
+    /// Work begins no more, and what goes on ends.
     pub(crate) stopping: CancellationToken,
+    /// The lease is kept up until here.
+    pub(crate) leaving: CancellationToken,
     nudge: Notify,
+    /// The configuration store lost what was in it.
+    pub(crate) forgotten: Notify,
     /// Whether an agent's first heartbeat was recorded.
     pub(crate) registered: watch::Sender<bool>,
+}
+
+/// An agent in service.
+#[derive(Debug)]
+struct Attached {
+    rpc: Arc<dyn AgentRpc>,
+    /// What it last said of itself, and whether all of that is recorded.
+    info: Option<AgentInfo>,
+    is_registered: bool,
 }
 
 impl Manager {
@@ -75,6 +103,9 @@ impl Manager {
     /// When the configuration store cannot take the manager's status.
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
         let manager = Arc::new(Self {
+            rates: RateCounter::new(Arc::clone(&options.broker), Arc::clone(&options.clock)),
+            cluster: Cluster::new(&options.store, options.random.as_ref()),
+            heartbeat_timeout: options.heartbeat_timeout,
             store: options.store,
             catalogue: Catalogue::new(options.config.clone(), options.registries),
             config: options.config,
@@ -88,21 +119,30 @@ impl Manager {
             in_flight: InFlight::default(),
             agents: Mutex::default(),
             tasks: TaskTracker::new(),
+            membership: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            leaving: CancellationToken::new(),
             nudge: Notify::new(),
+            forgotten: Notify::new(),
             registered: watch::Sender::new(false),
         });
         manager.config.put("manager/status", "running").await?;
+        manager.join().await?;
+        manager.membership.spawn(Arc::clone(&manager).take_part());
+        manager.spawn("calls of other managers", Self::hear_others);
+        manager.spawn("timers", Self::do_timers);
+        manager.spawn("heartbeats", Self::speak_for_agents);
+        manager.spawn("configuration watch", Self::watch_configuration);
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
         Ok(manager)
     }
 
-    /// Stops taking part: background work ends, counters are written. Sessions go on.
+    /// Stops taking part: background work ends, counters are written, and other managers take over. Sessions go on.
     pub async fn shutdown(&self) {
         self.stopping.cancel();
         self.tasks.close();
-        // What does not end in time is taken up from its record at the next start.
+        // What does not end in time is taken up from its record, by another manager or at the next start.
         if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait())
             .await
             .is_err()
@@ -110,6 +150,9 @@ impl Manager {
             tracing::warn!("some work with sessions did not end in time; it goes on after the next start");
         }
         self.flush_usage().await;
+        self.leave().await;
+        self.membership.close();
+        self.membership.wait().await;
     }
 
     /// Takes an agent into service: its calls go to `rpc`, its events arrive in order on `events`. Its kernels are
@@ -120,7 +163,12 @@ impl Manager {
         rpc: Arc<dyn AgentRpc>,
         mut events: mpsc::Receiver<AgentEvent>,
     ) {
-        self.lock_agents().insert(id.clone(), Arc::clone(&rpc));
+        let attached = Attached {
+            rpc: Arc::clone(&rpc),
+            info: None,
+            is_registered: false,
+        };
+        self.lock_agents().insert(id.clone(), attached);
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
@@ -139,7 +187,10 @@ impl Manager {
             }
             // The agent may have come back under its name meanwhile.
             let mut agents = manager.lock_agents();
-            if agents.get(&id).is_some_and(|current| Arc::ptr_eq(current, &rpc)) {
+            if agents
+                .get(&id)
+                .is_some_and(|current| Arc::ptr_eq(&current.rpc, &rpc))
+            {
                 agents.remove(&id);
             }
         });
@@ -165,17 +216,49 @@ impl Manager {
     }
 
     pub(crate) fn agent(&self, id: &AgentId) -> Option<Arc<dyn AgentRpc>> {
-        self.lock_agents().get(id).cloned()
+        self.lock_agents()
+            .get(id)
+            .map(|attached| Arc::clone(&attached.rpc))
     }
 
     pub(crate) fn attached_agents(&self) -> Vec<(AgentId, Arc<dyn AgentRpc>)> {
         self.lock_agents()
             .iter()
-            .map(|(id, rpc)| (id.clone(), Arc::clone(rpc)))
+            .map(|(id, attached)| (id.clone(), Arc::clone(&attached.rpc)))
             .collect()
     }
 
-    fn lock_agents(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Arc<dyn AgentRpc>>> {
+    /// What the attached agents said of themselves, and whether all of it is recorded.
+    pub(crate) fn attached_infos(&self) -> Vec<(AgentInfo, bool)> {
+        self.lock_agents()
+            .values()
+            .filter_map(|attached| Some((attached.info.clone()?, attached.is_registered)))
+            .collect()
+    }
+
+    /// Notes what an attached agent says of itself, before it is recorded and after.
+    pub(crate) fn note_info(&self, info: &AgentInfo, is_registered: bool) {
+        if let Some(attached) = self.lock_agents().get_mut(&info.id) {
+            attached.is_registered = is_registered;
+            attached.info = Some(info.clone());
+        }
+    }
+
+    /// Notes that an attached agent has left, until it says something again.
+    pub(crate) fn note_left(&self, agent: &AgentId) {
+        if let Some(attached) = self.lock_agents().get_mut(agent) {
+            attached.info = None;
+        }
+    }
+
+    /// Has every attached agent recorded again as if it came.
+    pub(crate) fn register_agents_anew(&self) {
+        for attached in self.lock_agents().values_mut() {
+            attached.is_registered = false;
+        }
+    }
+
+    fn lock_agents(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Attached>> {
         // The map is valid after any panic: its operations are single calls.
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,6 +303,42 @@ impl Manager {
             }
             if let Err(error) = self.reconcile().await {
                 tracing::error!(%error, "reconciling sessions failed; it will be tried again");
+            }
+        }
+        let mut duties = Vec::new();
+        for (agent, _) in self.attached_agents() {
+            duties.push(Duty::Agent(agent));
+        }
+        self.hand_over(duties).await;
+    }
+
+    /// Learns of changes in the configuration store that others make, and of data that it lost.
+    async fn watch_configuration(self: Arc<Self>) {
+        loop {
+            let watched = async {
+                match self.config.watch("manager/status", None).await {
+                    Ok(mut events) => {
+                        // What happened before is not told.
+                        self.status.forget();
+                        while let Some(event) = events.next().await {
+                            self.status.forget();
+                            if matches!(event, WatchEvent::Resync { .. }) {
+                                self.forgotten.notify_one();
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the configuration cannot be watched; changes are seen a little later")
+                    }
+                }
+            };
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = watched => {}
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(WATCH_PAUSE) => {}
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bai_backplane::broker::Broker;
@@ -152,6 +153,7 @@ impl Api {
             broker: broker.clone(),
             clock: clock.clone(),
             random: random.clone(),
+            heartbeat_timeout: Duration::from_secs(30),
         })
         .await
         .expect("a manager");

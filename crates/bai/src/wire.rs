@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
@@ -111,6 +112,7 @@ impl Stack {
             broker,
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
+            heartbeat_timeout: Duration::from_secs(30),
         })
         .await?;
 
