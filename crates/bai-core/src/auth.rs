@@ -17,10 +17,6 @@ use crate::{Actor, Error, Identity, Manager, Op, Result};
 pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
 /// How long the manager's status is believed (`http-api.md` 6.1).
 const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
-/// How long it is believed while the configuration store is away.
-const STATUS_GRACE: TimeDelta = TimeDelta::seconds(60);
-/// How long a request waits for a newer status when it could do with the old one.
-const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 /// Credentials kept in memory at most; beyond that the cache starts afresh.
 const CREDENTIAL_CACHE_SIZE: usize = 10_000;
 /// Counters that are kept while the database is away.
@@ -94,38 +90,15 @@ impl CredentialCache {
     }
 }
 
-/// The status text in the configuration store as it was last read.
+/// The status text in the configuration store, with the time of its reading.
 #[derive(Debug, Default)]
-pub(crate) struct StatusCache(RwLock<Option<LastStatus>>);
-
-#[derive(Clone, Debug)]
-struct LastStatus {
-    read_at: DateTime<Utc>,
-    /// When it was last tried to be read.
-    tried_at: DateTime<Utc>,
-    status: String,
-}
-
-impl StatusCache {
-    /// To be called when the status was changed, here or elsewhere: what was read before is not believed any more.
-    pub(crate) fn forget(&self) {
-        self.put(None);
-    }
-
-    fn get(&self) -> Option<LastStatus> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn put(&self, status: Option<LastStatus>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = status;
-    }
-}
+pub(crate) struct StatusCache(RwLock<Option<(DateTime<Utc>, String)>>);
 
 /// Counters that are not worth a transaction each.
 #[derive(Debug, Default)]
 pub(crate) struct UsageLedger(Mutex<Usage>);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Usage {
     keypairs: HashMap<AccessKey, (i64, DateTime<Utc>)>,
     sessions: HashMap<(AccessKey, String), i64>,
@@ -298,40 +271,25 @@ impl Manager {
         }
     }
 
-    /// The status, at most [`STATUS_TTL`] old, and at once when the watch tells of a change. While the configuration store
-    /// is away, nobody can have changed it there, so that what was read is believed for [`STATUS_GRACE`].
     async fn manager_status(&self) -> Result<String> {
         let now = self.clock.now();
-        let known = self.status.get();
-        if let Some(known) = &known
-            && now.signed_duration_since(known.tried_at) < STATUS_TTL
+        let cached = self
+            .status
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((read_at, status)) = cached
+            && now.signed_duration_since(read_at) < STATUS_TTL
         {
-            return Ok(known.status.clone());
+            return Ok(status);
         }
-        let usable = known.filter(|known| now.signed_duration_since(known.read_at) < STATUS_GRACE);
-        let reading = self.config.get("manager/status");
-        let read = match &usable {
-            None => reading.await,
-            Some(known) => {
-                // Others need not wait meanwhile, nor all find out that the store is away.
-                self.status.put(Some(LastStatus {
-                    tried_at: now,
-                    ..known.clone()
-                }));
-                match tokio::time::timeout(STATUS_PATIENCE, reading).await {
-                    Ok(Ok(status)) => Ok(status),
-                    Ok(Err(error)) if error.is_retryable() => return Ok(known.status.clone()),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => return Ok(known.status.clone()),
-                }
-            }
-        };
-        let status = read?.unwrap_or_else(|| "running".to_owned());
-        self.status.put(Some(LastStatus {
-            read_at: now,
-            tried_at: now,
-            status: status.clone(),
-        }));
+        let status = self
+            .config
+            .get("manager/status")
+            .await?
+            .unwrap_or_else(|| "running".to_owned());
+        *self.status.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, status.clone()));
         Ok(status)
     }
 

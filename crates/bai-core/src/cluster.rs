@@ -132,6 +132,11 @@ impl Member {
 }
 
 impl Manager {
+    /// What other managers know this one by: the name of its lease. Nothing when it is alone.
+    pub fn name(&self) -> Option<&str> {
+        self.cluster.0.as_ref().map(|member| member.name.as_str())
+    }
+
     /// Takes its place among the managers, or renews it.
     pub(crate) async fn join(&self) -> Result<()> {
         let Some(member) = &self.cluster.0 else {

@@ -38,6 +38,8 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first heartbeat of an agent is waited for.
 const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where the types of slots are (`data-model.md` 10.1).
+const SLOT_TYPES: &str = "config/resource_slots/";
 /// Before a watch that could not begin is begun again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -312,24 +314,19 @@ impl Manager {
         self.hand_over(duties).await;
     }
 
-    /// Learns of changes in the configuration store that others make, and of data that it lost.
+    /// Learns when the configuration store may have lost what agents said of themselves: it is told again then.
     async fn watch_configuration(self: Arc<Self>) {
         loop {
             let watched = async {
-                match self.config.watch("manager/status", None).await {
+                match self.config.watch(SLOT_TYPES, None).await {
                     Ok(mut events) => {
-                        // What happened before is not told.
-                        self.status.forget();
                         while let Some(event) = events.next().await {
-                            self.status.forget();
                             if matches!(event, WatchEvent::Resync { .. }) {
                                 self.forgotten.notify_one();
                             }
                         }
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "the configuration cannot be watched; changes are seen a little later")
-                    }
+                    Err(error) => tracing::warn!(%error, "the configuration cannot be watched yet"),
                 }
             };
             tokio::select! {
@@ -346,10 +343,9 @@ impl Manager {
 
 /// The slot types of the cluster (`data-model.md` 10.1).
 pub(crate) async fn slot_types(config: &Config) -> Result<SlotTypes> {
-    const PREFIX: &str = "config/resource_slots/";
     let mut types = SlotTypes::intrinsic();
-    for (key, unit) in config.prefix(PREFIX).await? {
-        let Some(name) = key.strip_prefix(PREFIX) else {
+    for (key, unit) in config.prefix(SLOT_TYPES).await? {
+        let Some(name) = key.strip_prefix(SLOT_TYPES) else {
             continue;
         };
         match unit.as_str() {

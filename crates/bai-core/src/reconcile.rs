@@ -36,6 +36,10 @@ const FOLLOW_DEADLINE: Duration = Duration::from_secs(45);
 /// Pauses between looks at what another manager does.
 const FOLLOW_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
+/// How long work waits for a service that is away before it is left to the reconciler, and between attempts.
+const AWAY_PATIENCE: Duration = Duration::from_secs(15);
+const AWAY_PAUSE: Duration = Duration::from_millis(300);
+
 /// What to do with a kernel that another manager is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IfClaimed {
@@ -52,6 +56,8 @@ pub(crate) enum Outcome {
     AgentFailed(AgentError),
     /// Another manager is at it.
     Elsewhere,
+    /// A service of the site stayed away, which the text names. The record stands, and is carried out when it is back.
+    Away(String),
     /// The record changed under the work, or the work could not be recorded.
     Overtaken(String),
 }
@@ -132,7 +138,10 @@ impl Manager {
             let outcome = manager
                 .work(kernel, if_claimed)
                 .await
-                .unwrap_or_else(|error| Outcome::Overtaken(error.to_string()));
+                .unwrap_or_else(|error| match error {
+                    Error::ServiceUnavailable(text) => Outcome::Away(text),
+                    error => Outcome::Overtaken(error.to_string()),
+                });
             drop(registered);
             // Nobody waiting is fine: the record holds the result.
             _ = sender.send(Some(outcome));
@@ -148,7 +157,7 @@ impl Manager {
                 IfClaimed::Follow => self.follow(kernel).await,
             };
         }
-        let outcome = self.work_claimed(kernel).await;
+        let outcome = self.work_with_patience(kernel).await;
         let was_lost = outcome.is_err() && !self.has_claimed(&duty).await.unwrap_or(true);
         self.give_back(kernel).await;
         match outcome {
@@ -162,6 +171,23 @@ impl Manager {
                 }
             }
             outcome => outcome,
+        }
+    }
+
+    /// Does the work, again while a service that it needs is away: every step may be repeated.
+    async fn work_with_patience(&self, kernel: KernelId) -> Result<Outcome> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let outcome = self.work_claimed(kernel).await;
+            let is_away = matches!(outcome, Err(Error::ServiceUnavailable(_)));
+            if !is_away || started.elapsed() > AWAY_PATIENCE || self.stopping.is_cancelled() {
+                return outcome;
+            }
+            tokio::time::sleep(AWAY_PAUSE).await;
+            // It may be another manager's by now.
+            if !self.has_claimed(&Duty::Kernel(kernel)).await.unwrap_or(true) {
+                return outcome;
+            }
         }
     }
 

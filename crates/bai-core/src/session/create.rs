@@ -266,6 +266,11 @@ impl Manager {
                     text,
                 )));
             }
+            Outcome::Away(text) => {
+                return Err(Error::ServiceUnavailable(format!(
+                    "{text}; the session is recorded and starts by itself"
+                )));
+            }
             // The record tells.
             Outcome::Elsewhere => {}
         }

@@ -1,0 +1,8 @@
+//! Several managers on one PostgreSQL, etcd and Redis: who does what, and what happens when something is away.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod faults;
+mod load;
+mod processes;
+mod site;
+mod takeover;
