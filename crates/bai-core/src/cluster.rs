@@ -1,4 +1,4 @@
-//! Which of several managers does what (`docs/adr/0008-several-managers.md`).
+//! Which of several managers does what (`docs/adr/0009-several-managers.md`).
 //!
 //! Each manager keeps one lease in the database, and claims work under it: the site's timers, the comparison of one agent
 //! with the records, the work with one kernel. A claim lives as long as its lease, so that the work of a manager that died
@@ -34,7 +34,7 @@ const LEASE_MEMORY: Duration = Duration::from_secs(3600);
 /// The beginning of the names of leases.
 const LEASE_PREFIX: &str = "manager/";
 /// Where managers tell each other that there is work to look at. What is said there is of no importance.
-const CHANNEL: &str = "bai-managers";
+const CHANNEL: &str = "managers";
 
 /// A piece of work that one manager at a time does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
