@@ -67,6 +67,11 @@ fn accept<T>(answer: bai_core::Result<T>) -> Option<T> {
     match answer {
         Ok(value) => Some(value),
         Err(Error::ServiceUnavailable(_) | Error::InstanceNotAvailable(_)) => None,
+        // An etcd that lost everything has no images until the agents are registered again.
+        Err(Error::InvalidParameters { message, .. }) if message.contains("Unknown image reference") => None,
+        Err(Error::KernelCreationFailed(why)) if why.to_string().contains("no longer in the catalogue") => {
+            None
+        }
         Err(error) => panic!("not because a service is away: {error}"),
     }
 }

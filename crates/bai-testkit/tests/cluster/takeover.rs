@@ -87,10 +87,10 @@ async fn what_another_managers_agent_has_to_do_is_done_there() {
     let fake = Arc::new(FakeAgent::default());
     let _events = attach(&one, &fake).await;
     let asked = op(&one).await.unwrap();
-    one.session_create(&asked, wanted("far")).await.unwrap();
+    one.session_create(&asked, wanted("faraway")).await.unwrap();
     let asked = op(&two).await.unwrap();
-    two.session_restart(&asked, &session("far")).await.unwrap();
-    let stats = two.session_destroy(&asked, &session("far")).await.unwrap();
+    two.session_restart(&asked, &session("faraway")).await.unwrap();
+    let stats = two.session_destroy(&asked, &session("faraway")).await.unwrap();
     assert!(stats.is_some(), "with the statistics");
     assert_eq!(fake.kernels(), []);
     assert_eq!(store.reader().check_accounting().await.unwrap(), []);
