@@ -1,5 +1,6 @@
 //! A manager without an API, as one of several processes: `manager POSTGRES ETCD REDIS`. It prints its name once it takes
 //! part, is known to the database as `bai-<pid>`, and ends in good order at the end of its input.
+#![expect(clippy::print_stdout, reason = "the test that starts it reads its name there")]
 
 use std::sync::Arc;
 use std::time::Duration;

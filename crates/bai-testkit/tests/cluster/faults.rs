@@ -10,8 +10,10 @@ use bai_testkit::services::Proxy;
 
 use crate::site::{Proxies, Site, attach, eventually, manager, op, session, wanted};
 
+type Fault = (&'static str, fn(&Proxy));
+
 /// What happens to connections.
-const FAULTS: [(&str, fn(&Proxy)); 4] = [
+const FAULTS: [Fault; 4] = [
     ("cut", Proxy::cut),
     ("refusing", Proxy::refuse),
     ("silent", Proxy::hold),

@@ -155,7 +155,8 @@ async fn nothing_is_lost_while_services_come_and_go() {
     .await;
     assert_eq!(reader.check_accounting().await.unwrap(), []);
     let user = Role::User.keypair().unwrap().0.into();
-    for (name, is_there) in known.lock().unwrap().clone() {
+    let known = known.lock().unwrap().clone();
+    for (name, is_there) in known {
         let found = reader.live_kernel_by_name(&user, &name).await.unwrap();
         if let Some(is_there) = is_there {
             assert_eq!(found.is_some(), is_there, "{name} as it was acknowledged");
