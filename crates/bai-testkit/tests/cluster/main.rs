@@ -1,9 +1,6 @@
 //! Several managers on one PostgreSQL, etcd and Redis: who does what, and what happens when something is away.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(
-    clippy::print_stdout,
-    reason = "how fast work moved is for those who read the log"
-)]
+#![expect(clippy::print_stdout, reason = "what is skipped is told and counted")]
 
 mod faults;
 mod load;

@@ -36,7 +36,7 @@ impl Site {
             })
         };
         started()
-            .map_err(|missing| eprintln!("SKIPPED: {what}, because {missing}"))
+            .map_err(|missing| println!("SKIPPED: {what}, because {missing}"))
             .ok()
     }
 
