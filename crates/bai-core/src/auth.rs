@@ -16,6 +16,8 @@ use crate::{Actor, Error, Identity, Manager, Op, Result};
 pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
 /// Credentials kept in memory at most; beyond that the cache starts afresh.
 const CREDENTIAL_CACHE_SIZE: usize = 10_000;
+/// Counters that are kept while the database is away.
+const UNWRITTEN_COUNTERS: usize = 100_000;
 /// The window of the rate limit in seconds.
 pub const RATE_LIMIT_WINDOW: u64 = 900;
 /// Requests in the window where the database says NULL.
@@ -101,6 +103,24 @@ impl UsageLedger {
             .or_default() += 1;
     }
 
+    /// Puts back what could not be written, under what was counted since, unless that is a great deal.
+    fn put_back(&self, unwritten: Usage) {
+        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwritten.keypairs.len() + unwritten.sessions.len() > UNWRITTEN_COUNTERS {
+            tracing::warn!(
+                "usage counters were given up: there are too many to keep until the database is back"
+            );
+            return;
+        }
+        for (access_key, (count, at)) in unwritten.keypairs {
+            let (sum, last_used) = usage.keypairs.entry(access_key).or_insert((0, at));
+            (*sum, *last_used) = (*sum + count, at.max(*last_used));
+        }
+        for (session, count) in unwritten.sessions {
+            *usage.sessions.entry(session).or_default() += count;
+        }
+    }
+
     fn take(&self) -> Usage {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -156,7 +176,7 @@ impl Manager {
         self.usage.note_request(&identity.access_key, op.now);
         let window = Duration::from_secs(RATE_LIMIT_WINDOW);
         let count = self
-            .broker
+            .rates
             .hit(identity.access_key.as_str(), op.now, window)
             .await?;
         let remaining = identity
@@ -223,30 +243,39 @@ impl Manager {
             .map_err(|error| Error::Internal(format!("cannot hash a password: {error}")))
     }
 
-    /// Writes the counters gathered since the last call. What cannot be written is lost with a log line: counters are
-    /// not worth stopping for.
+    /// Writes the counters gathered since the last call. While the database is away they are kept; what may have been
+    /// written is not written again.
     pub(crate) async fn flush_usage(&self) {
         let usage = self.usage.take();
         if usage.keypairs.is_empty() && usage.sessions.is_empty() {
             return;
         }
-        let written: std::result::Result<(), bai_store::Error> = async {
+        let prepared: std::result::Result<_, bai_store::Error> = async {
             let mut tx = self.store.begin().await?;
             let keypairs: Vec<_> = usage
                 .keypairs
-                .into_iter()
-                .map(|(key, (count, at))| (key, count, at))
+                .iter()
+                .map(|(key, (count, at))| (key.clone(), *count, *at))
                 .collect();
             tx.record_usage(&keypairs).await?;
             let sessions: Vec<_> = usage
                 .sessions
-                .into_iter()
-                .map(|((access_key, session), count)| (access_key, session, count))
+                .iter()
+                .map(|((access_key, session), count)| (access_key.clone(), session.clone(), *count))
                 .collect();
             tx.record_session_usage(&sessions).await?;
-            tx.commit().await
+            Ok(tx)
         }
         .await;
+        let written = match prepared {
+            Ok(tx) => tx.commit().await,
+            Err(error) => {
+                if error.is_retryable() {
+                    self.usage.put_back(usage);
+                }
+                Err(error)
+            }
+        };
         if let Err(error) = written {
             tracing::warn!(%error, "usage counters could not be written");
         }

@@ -102,23 +102,45 @@ impl From<bai_store::Error> for Error {
             }
             _ => {}
         }
-        tracing::error!(%error, "the database failed");
-        if error.is_retryable() {
-            Self::ServiceUnavailable("the database is not available; try again shortly".to_owned())
-        } else {
-            Self::Internal(error.to_string())
+        match &error {
+            bai_store::Error::Fenced { name } => {
+                tracing::warn!(duty = name, "another manager has taken this work over");
+                Self::ServiceUnavailable("another manager has taken this over; look again".to_owned())
+            }
+            bai_store::Error::Contention(_) => {
+                tracing::warn!(%error, "the database was busy with something else");
+                Self::ServiceUnavailable("too many want to change the same; try again shortly".to_owned())
+            }
+            bai_store::Error::Unavailable(_) => {
+                tracing::error!(%error, "the database is away");
+                Self::ServiceUnavailable("the database is not available; try again shortly".to_owned())
+            }
+            _ => {
+                tracing::error!(%error, "the database failed");
+                Self::Internal(error.to_string())
+            }
         }
     }
 }
 
 impl From<bai_backplane::Error> for Error {
-    /// As for the database.
+    /// As for the database. Where the service is, and where that is set, is for the log.
     fn from(error: bai_backplane::Error) -> Self {
-        tracing::error!(%error, "the configuration store or the broker failed");
-        if error.is_retryable() {
-            Self::ServiceUnavailable("the configuration store is not available; try again shortly".to_owned())
-        } else {
-            Self::Internal(error.to_string())
+        match &error {
+            bai_backplane::Error::Unavailable(away) => {
+                tracing::error!(%error, "a service of the site is away");
+                Self::ServiceUnavailable(format!("{} is not available; try again shortly", away.service))
+            }
+            bai_backplane::Error::Retryable(_) => {
+                tracing::error!(%error, "the configuration store or the broker is away");
+                Self::ServiceUnavailable(
+                    "a service of the site is not available; try again shortly".to_owned(),
+                )
+            }
+            bai_backplane::Error::Terminal(_) => {
+                tracing::error!(%error, "the configuration store or the broker failed");
+                Self::Internal(error.to_string())
+            }
         }
     }
 }

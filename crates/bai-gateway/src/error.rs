@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::pipeline::Answer;
 
-/// When a client may come back to a service that was not available.
-const RETRY_AFTER_SECONDS: &str = "2";
+/// Seconds after which a service that was away may be back.
+const AWAY_SECONDS: u32 = 3;
 
 /// An answer that is not the wanted one. `type` is the stable discriminator; titles keep their historic spelling.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ struct Members {
     message: Option<String>,
     more: Map<String, Value>,
     allow: Option<String>,
+    /// Seconds after which the same request may succeed.
+    retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -33,6 +35,7 @@ impl Problem {
             message,
             more: Map::new(),
             allow: None,
+            retry_after: None,
         }))
     }
 
@@ -102,12 +105,11 @@ impl Problem {
         *answer.status_mut() = problem.status;
         let content_type = HeaderValue::from_static("application/problem+json; charset=utf-8");
         answer.headers_mut().insert(CONTENT_TYPE, content_type);
-        if problem.slug == "service-unavailable" {
-            let soon = HeaderValue::from_static(RETRY_AFTER_SECONDS);
-            answer.headers_mut().insert(RETRY_AFTER, soon);
-        }
         if let Some(allow) = problem.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
             answer.headers_mut().insert(ALLOW, allow);
+        }
+        if let Some(seconds) = problem.retry_after {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         answer
     }
@@ -189,12 +191,12 @@ impl From<Error> for Problem {
                     Some(text),
                 )
             }
-            Error::ServiceUnavailable(text) => with(
-                S::SERVICE_UNAVAILABLE,
-                "service-unavailable",
-                "Serivce unavailable.",
-                Some(text),
-            ),
+            Error::ServiceUnavailable(text) => {
+                let title = "Serivce unavailable.";
+                let mut problem = with(S::SERVICE_UNAVAILABLE, "service-unavailable", title, Some(text));
+                problem.0.retry_after = Some(AWAY_SECONDS);
+                problem
+            }
             Error::ServerFrozen => {
                 let title = "The server is frozen due to maintenance. Please try again later.";
                 with(S::SERVICE_UNAVAILABLE, "server-frozen", title, None)
@@ -269,6 +271,18 @@ mod tests {
             body["agent-details"],
             json!({"type": "https://api.backend.ai/probs/agent-timeout", "title": null})
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_away_says_when_to_come_again() {
+        let problem = Problem::from(Error::ServiceUnavailable("Redis is not available".into()));
+        let answer = problem.into_answer();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["retry-after"]),
+            (503, &HeaderValue::from(3))
+        );
+        let frozen = Problem::from(Error::ServerFrozen).into_answer();
+        assert!(!frozen.headers().contains_key("retry-after"), "nobody knows");
     }
 
     #[tokio::test]

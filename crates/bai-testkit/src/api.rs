@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bai_backplane::config::Config;
@@ -143,6 +144,7 @@ impl Api {
             broker: ground.broker.clone(),
             clock: clock.clone(),
             random: random.clone(),
+            heartbeat_timeout: Duration::from_secs(30),
         })
         .await
         .expect("a manager");

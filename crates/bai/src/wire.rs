@@ -35,6 +35,10 @@ use crate::system::{SystemClock, SystemRandom};
 const EVENT_BACKLOG: usize = 1024;
 /// How long a cluster believes that a manager lives which says nothing.
 const REGISTRATION_TTL: Duration = Duration::from_secs(10);
+/// An agent of the same process is silent only when the machine is stuck.
+const EMBEDDED_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Agents speak every three seconds; whoever is not heard by then is not lost yet.
+const LEAST_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What a system is made of.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct StackOptions {
     pub agent: Option<LocalAgent>,
     /// `host:port` that agents are told to send their events to, if this manager registers with the cluster.
     pub event_address: Option<String>,
+    /// How long an agent may be silent before it is lost.
+    pub heartbeat_timeout: Duration,
 }
 
 /// Whether a database without accounts gets some, with random keys.
@@ -68,6 +74,8 @@ pub enum FirstAccounts {
 /// The agent of this host, with sandboxed processes for sessions.
 #[derive(Clone, Debug)]
 pub struct LocalAgent {
+    /// Different for every host of a site: managers end what runs on an agent without being recorded for it.
+    pub id: AgentId,
     /// Holds the sessions' files.
     pub data_dir: PathBuf,
     /// Sandboxes die with this process.
@@ -115,11 +123,13 @@ impl StackOptions {
             registries: bai_registry::Options::default(),
             accounts,
             agent: Some(LocalAgent {
+                id: AgentId("i-local".to_owned()),
                 data_dir: options.data_dir,
                 ephemeral: options.ephemeral,
                 only_image: options.only_image,
             }),
             event_address: None,
+            heartbeat_timeout: EMBEDDED_HEARTBEAT_TIMEOUT,
         })
     }
 
@@ -134,7 +144,15 @@ impl StackOptions {
     ) -> Result<Self> {
         let config = &loaded.config;
         let data_dir = config.bai.data_dir.clone();
-        let agent = data_dir.clone().filter(|_| config.bai.local_agent);
+        let agent = match data_dir.clone().filter(|_| config.bai.local_agent) {
+            None => None,
+            Some(data_dir) => Some(LocalAgent {
+                id: AgentId(node_id()?),
+                data_dir,
+                ephemeral: false,
+                only_image: None,
+            }),
+        };
         if agent.is_some() && !config.bai.allow_process_runtime {
             let remedy = "set allow-process-runtime = true in [bai]";
             refuse_strangers(listener.local_addr()?, remedy)?;
@@ -149,12 +167,10 @@ impl StackOptions {
             },
             registries: registries(loaded),
             accounts: data_dir.map_or(FirstAccounts::None, FirstAccounts::Kept),
-            agent: agent.map(|data_dir| LocalAgent {
-                data_dir,
-                ephemeral: false,
-                only_image: None,
-            }),
+            agent,
             event_address: Some(config.manager.event_listen_addr.to_string()),
+            heartbeat_timeout: Duration::from_secs_f64(config.manager.heartbeat_timeout)
+                .max(LEAST_HEARTBEAT_TIMEOUT),
         })
     }
 }
@@ -227,6 +243,7 @@ impl Stack {
             broker,
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
+            heartbeat_timeout: options.heartbeat_timeout,
         })
         .await?;
         let agent = match options.agent {
@@ -325,7 +342,7 @@ async fn start_agent(
         let probed = runtime.probe().await;
         probed.context("this machine cannot run sessions")?;
     }
-    let id = AgentId("i-local".to_owned());
+    let id = local.id.clone();
     let mut options = AgentOptions::new(id.clone(), local.data_dir.clone(), runtime, clock, random, events);
     options.images = Images::of_host(local.only_image.clone());
     let agent = Agent::start(options).await.context("cannot start the agent")?;
@@ -340,14 +357,19 @@ async fn start_agent(
 
 /// Tells agents that there is a manager, and where it wants their events (`http-api.md` 5.6).
 async fn register(config: &Config, event_address: &str) -> Result<Presence> {
-    let host = nix::unistd::gethostname().context("this host has no name")?;
-    let id = format!("i-{}", host.to_string_lossy());
+    let id = node_id()?;
     let pairs = [
         ("nodes/manager", id.as_str()),
         ("nodes/manager/event_addr", event_address),
     ];
     let registered = config.announce(&pairs, REGISTRATION_TTL).await;
     registered.context("cannot register with the configuration store")
+}
+
+/// What this host is called among the nodes of a site.
+fn node_id() -> Result<String> {
+    let host = nix::unistd::gethostname().context("this host has no name")?;
+    Ok(format!("i-{}", host.to_string_lossy()))
 }
 
 fn process_runtime(local: &LocalAgent) -> Result<ProcessRuntime> {

@@ -12,6 +12,7 @@ use bai_store::{Tx, credential::CredentialRow};
 use super::placement::{Candidate, choose_agent};
 use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
+use crate::cluster::Duty;
 use crate::image::Image;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
@@ -246,6 +247,8 @@ impl Manager {
             Err(error) => return Err(error.into()),
         }
         tx.attach_vfolders(kernel, &plan.mounts).await?;
+        // From the beginning, or another manager might find it and take it for left behind.
+        self.claim_in(&mut tx, &Duty::Kernel(kernel)).await?;
         tx.commit().await?;
         tracing::info!(kernel.id = %kernel, session = %plan.request.name, agent.id = %chosen.id, image = plan.image.config.canonical, "session recorded");
         Ok(Recorded::New(kernel))
@@ -265,6 +268,13 @@ impl Manager {
                     text,
                 )));
             }
+            Outcome::Away(text) => {
+                return Err(Error::ServiceUnavailable(format!(
+                    "{text}; the session is recorded and starts by itself"
+                )));
+            }
+            // The record tells.
+            Outcome::Elsewhere => {}
         }
         let row = self
             .store

@@ -172,8 +172,9 @@ impl Manager {
             )));
         }
         match self.carry_out(row.id).await {
-            Outcome::Done(_) => Ok(()),
+            Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
             Outcome::AgentFailed(error) => Err(Error::KernelRestartFailed(error)),
+            Outcome::Away(text) => Err(Error::ServiceUnavailable(text)),
             Outcome::Overtaken(text) => Err(Error::KernelRestartFailed(AgentError::exception(
                 "RuntimeError",
                 text,
@@ -204,6 +205,8 @@ impl Manager {
         tx.commit().await?;
         match tokio::time::timeout(DESTRUCTION_DEADLINE, self.carry_out(row.id)).await {
             Ok(Outcome::Done(stats)) => Ok(stats),
+            Ok(Outcome::Elsewhere) => Ok(None),
+            Ok(Outcome::Away(text)) => Err(Error::ServiceUnavailable(text)),
             Ok(Outcome::AgentFailed(error)) => Err(Error::KernelDestructionFailed(error)),
             Ok(Outcome::Overtaken(text)) => Err(Error::Internal(text)),
             // The image is still being pulled, for example. The record stands, and the reconciler follows it.
