@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
+use bai_backplane::kv::Expect;
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes, SlotUnit};
@@ -92,10 +93,30 @@ impl Manager {
             nudge: Notify::new(),
             registered: watch::Sender::new(false),
         });
-        manager.config.put("manager/status", "running").await?;
+        manager.announce_running().await?;
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
         Ok(manager)
+    }
+
+    /// Sets the site's status to running, unless it is frozen: with several managers, the start of one must not undo what
+    /// an operator decided for all (`http-api.md` 6.1; the original undoes it).
+    async fn announce_running(&self) -> Result<()> {
+        const KEY: &str = "manager/status";
+        loop {
+            let expect = match self.config.get(KEY).await? {
+                Some(status) if status == "frozen" => {
+                    tracing::warn!("the site is frozen and stays so: PUT /manager/status makes it run again");
+                    return Ok(());
+                }
+                Some(status) if status == "running" => return Ok(()),
+                Some(status) => Expect::Value(status),
+                None => Expect::Absent,
+            };
+            if self.config.compare_and_put(KEY, expect, "running").await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Stops taking part: background work ends, counters are written. Sessions go on.

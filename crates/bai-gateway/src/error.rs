@@ -1,11 +1,14 @@
 //! The only place where errors become HTTP (`http-api.md` 2): the problem document of each class.
 
 use bai_core::{AgentError, Error};
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::pipeline::Answer;
+
+/// When a client may come back to a service that was not available.
+const RETRY_AFTER_SECONDS: &str = "2";
 
 /// An answer that is not the wanted one. `type` is the stable discriminator; titles keep their historic spelling.
 #[derive(Debug)]
@@ -99,6 +102,10 @@ impl Problem {
         *answer.status_mut() = problem.status;
         let content_type = HeaderValue::from_static("application/problem+json; charset=utf-8");
         answer.headers_mut().insert(CONTENT_TYPE, content_type);
+        if problem.slug == "service-unavailable" {
+            let soon = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+            answer.headers_mut().insert(RETRY_AFTER, soon);
+        }
         if let Some(allow) = problem.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
             answer.headers_mut().insert(ALLOW, allow);
         }
