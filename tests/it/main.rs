@@ -1,6 +1,7 @@
 //! One binary of integration tests: [`api`] in process with a scripted agent, [`blackbox`] with the executable that users
 //! start, [`crash`] with one that is killed, [`recordings`] against what the original answered, [`registry`] against a real
-//! image registry, [`coverage`] over all routes, [`routes`] for the generated page.
+//! image registry, [`coverage`] over all routes, [`routes`] for the generated page,
+//! [`takeover`] with the original manager as a peer.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod api;
@@ -11,3 +12,4 @@ mod recordings;
 mod registry;
 mod routes;
 mod server;
+mod takeover;
