@@ -1,5 +1,5 @@
 //! One binary of integration tests: [`api`] in process with a scripted agent, [`blackbox`] with the executable that users
-//! start, [`crash`] with one that is killed, [`recordings`] against what the original answered, [`registry`] against a real
+//! start, [`crash`] with one that is killed, [`doctor`] on a site that the original left, [`recordings`] against what the original answered, [`registry`] against a real
 //! image registry, [`coverage`] over all routes, [`routes`] for the generated page,
 //! [`takeover`] with the original manager as a peer.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -8,6 +8,7 @@ mod api;
 mod blackbox;
 mod coverage;
 mod crash;
+mod doctor;
 mod recordings;
 mod registry;
 mod routes;

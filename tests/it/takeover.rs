@@ -4,6 +4,7 @@
 //! What both see is asked of the original, through its GraphQL and REST API; what neither may touch is compared row by row.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use bai::client::Client;
 use bai_model::SecretKey;
@@ -183,6 +184,8 @@ async fn a_site_is_taken_over_and_handed_back() {
     let (picture, usage) = (at.picture().await, at.usage().await);
     original.stop();
     let before = rows(&site);
+    examine(&site);
+    assert_eq!(rows(&site), before, "the doctor changed what it looked at");
 
     let ours = site.start_ours(&bai());
     let requests = work(&at, &ours).await;
@@ -226,6 +229,26 @@ async fn a_site_is_taken_over_and_handed_back() {
     assert_eq!(at.picture().await, picture);
     original.stop();
     assert_eq!(rows(&site), before);
+}
+
+/// A site as the original leaves it has nothing wrong but amounts as fixtures have them.
+fn examine(site: &Site) {
+    let config = site.config();
+    let output = Command::new(bai())
+        .args(["doctor", "--json", "--config"])
+        .arg(config)
+        .output();
+    let output = output.unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let findings = report["findings"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{output:?}"));
+    let wrong: Vec<&Value> = findings
+        .iter()
+        .filter(|finding| finding["severity"] != "note")
+        .collect();
+    assert_eq!(wrong.len(), 1, "{report:#}");
+    assert_eq!(wrong[0]["subject"], "resource_presets.resource_slots of small");
 }
 
 /// What users do while ours serves the site; how many signed requests the user's keypair sent.

@@ -11,6 +11,7 @@
 //! Not here: HTTP, GraphQL, wire formats, and how hosts run kernels.
 
 pub mod auth;
+pub mod doctor;
 pub mod error;
 mod event;
 pub mod image;
