@@ -135,12 +135,19 @@ impl Manager {
         if let Some(cached) = self.credentials.get(access_key, now) {
             return Ok(cached);
         }
+        // In a box, because a query's future is large and this one is part of every request.
+        let credential = Box::pin(self.read_credential(access_key)).await?;
+        self.credentials.put(access_key.clone(), now, credential.clone());
+        Ok(credential)
+    }
+
+    async fn read_credential(&self, access_key: &AccessKey) -> Result<Option<Credential>> {
         let row = self.store.reader().credential_by_access_key(access_key).await?;
-        let credential = row.filter(|row| {
+        let row = row.filter(|row| {
             // NULL users.is_active and a missing domain occur in old rows and mean nothing against the user.
             row.keypair_is_active && row.user_is_active != Some(false) && row.domain_is_active != Some(false)
         });
-        let credential = credential.map(|row| Credential {
+        Ok(row.map(|row| Credential {
             identity: Arc::new(Identity {
                 access_key: row.access_key,
                 user: row.user,
@@ -154,9 +161,7 @@ impl Manager {
                     .map_or(DEFAULT_RATE_LIMIT, |limit| u64::try_from(limit).unwrap_or(0)),
             }),
             secret_key: row.secret_key,
-        });
-        self.credentials.put(access_key.clone(), now, credential.clone());
-        Ok(credential)
+        }))
     }
 
     /// Counts a verified request against its keypair's limit and notes the use of the keypair. Refused requests count

@@ -244,13 +244,14 @@ impl Stack {
             stopping: stopping.clone(),
         };
         let router = bai_gateway::router(Arc::clone(&manager), gateway);
-        let listener = listen(options.listener).with_context(|| format!("cannot listen on {endpoint}"))?;
-        let serving = bai_gateway::serve_with(listener, router, options.serve, stopping.clone());
-        let server = tokio::spawn(serving);
         let registration = match &options.event_address {
             None => None,
             Some(event_address) => Some(register(&config, event_address).await?),
         };
+        // Nothing is waited for from here on: whoever gets through is served by a stack that can be stopped.
+        let listener = listen(options.listener).with_context(|| format!("cannot listen on {endpoint}"))?;
+        let serving = bai_gateway::serve_with(listener, router, options.serve, stopping.clone());
+        let server = tokio::spawn(serving);
         Ok(Self {
             endpoint,
             new_credentials,

@@ -18,24 +18,26 @@ pub(crate) use session::execute::batch_options;
 /// The version of the original whose interface this is.
 const MANAGER_VERSION: &str = "19.06.0b2";
 
+/// Each handler in a box of its own: together they would make the future of every request as large as the largest, and it
+/// is moved several times.
 pub(crate) async fn dispatch(endpoint: Endpoint, call: Call) -> Result<Answer, Problem> {
     match endpoint {
         Endpoint::Root => root(),
-        Endpoint::AuthTest => auth::test::handle(call).await,
-        Endpoint::AuthAuthorize => auth::authorize::handle(call).await,
-        Endpoint::AuthSignup => auth::signup::handle(call).await,
-        Endpoint::SessionCreate => session::create::handle(call).await,
-        Endpoint::SessionInfo => session::info(call).await,
-        Endpoint::SessionRestart => session::restart(call).await,
-        Endpoint::SessionDestroy => session::destroy(call).await,
-        Endpoint::SessionExecute => session::execute::handle(call).await,
-        Endpoint::SessionInterrupt => session::interrupt(call).await,
-        Endpoint::SessionComplete => session::complete::handle(call).await,
-        Endpoint::SessionLogs => session::logs(call).await,
-        Endpoint::SessionFiles => session::files::handle(call).await,
-        Endpoint::SessionUpload => session::upload::handle(call).await,
-        Endpoint::SessionDownload => session::download::handle(call).await,
-        Endpoint::StreamExecute => stream::execute::handle(call).await,
+        Endpoint::AuthTest => Box::pin(auth::test::handle(call)).await,
+        Endpoint::AuthAuthorize => Box::pin(auth::authorize::handle(call)).await,
+        Endpoint::AuthSignup => Box::pin(auth::signup::handle(call)).await,
+        Endpoint::SessionCreate => Box::pin(session::create::handle(call)).await,
+        Endpoint::SessionInfo => Box::pin(session::info(call)).await,
+        Endpoint::SessionRestart => Box::pin(session::restart(call)).await,
+        Endpoint::SessionDestroy => Box::pin(session::destroy(call)).await,
+        Endpoint::SessionExecute => Box::pin(session::execute::handle(call)).await,
+        Endpoint::SessionInterrupt => Box::pin(session::interrupt(call)).await,
+        Endpoint::SessionComplete => Box::pin(session::complete::handle(call)).await,
+        Endpoint::SessionLogs => Box::pin(session::logs(call)).await,
+        Endpoint::SessionFiles => Box::pin(session::files::handle(call)).await,
+        Endpoint::SessionUpload => Box::pin(session::upload::handle(call)).await,
+        Endpoint::SessionDownload => Box::pin(session::download::handle(call)).await,
+        Endpoint::StreamExecute => Box::pin(stream::execute::handle(call)).await,
         Endpoint::StreamEvents => Err(bai_core::Error::NotImplemented.into()),
         Endpoint::ManagerAnnouncement => later::announcement(),
         Endpoint::VFolderTypes => later::vfolder_types(),
