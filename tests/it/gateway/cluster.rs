@@ -12,7 +12,7 @@ use super::{PATIENCE, Place};
 pub(super) struct Services {
     pub(super) postgres: Postgres,
     etcd: Etcd,
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 impl Services {
