@@ -245,6 +245,24 @@ enabled = false
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Sessions outlive their manager on purpose, so that a failed test could leave some.
+        let folder = self.folder.path().display().to_string();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&words).contains(&folder) {
+                let id = entry.file_name();
+                _ = Command::new("kill")
+                    .arg("-9")
+                    .arg(id)
+                    .stderr(std::process::Stdio::null())
+                    .status();
+            }
+        }
+    }
+}
+
 impl Running {
     /// Lets it stop in good order, and waits for that.
     pub fn stop(mut self) {
