@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::report::{Tally, say};
-use crate::{check, clients, fuzz, services, shell};
+use crate::{check, clients, fuzz, peers, services, shell};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<bool> {
         tally.pass();
         if sources {
             services::install_missing();
+            peers::install_missing();
             workspace(&mut tally)?;
             cluster(&mut tally)?;
         }

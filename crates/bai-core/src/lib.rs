@@ -13,6 +13,7 @@
 pub mod auth;
 mod cluster;
 pub mod config;
+pub mod doctor;
 pub mod error;
 mod event;
 pub mod image;

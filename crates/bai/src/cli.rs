@@ -44,6 +44,8 @@ enum Command {
     Fixture(cmd::fixture::Args),
     /// Open the database in its own shell
     Dbshell(cmd::dbshell::Args),
+    /// Look for what is wrong with a site, and repair it
+    Doctor(cmd::doctor::Args),
     /// Print a new random keypair
     GenKeypair(cmd::gen_keypair::Args),
 }
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
             Command::Schema(args) => cmd::schema::run(args).await,
             Command::Fixture(args) => cmd::fixture::run(args).await,
             Command::Dbshell(args) => cmd::dbshell::run(&args),
+            Command::Doctor(args) => cmd::doctor::run(args).await,
             Command::GenKeypair(args) => cmd::gen_keypair::run(&args).map(|()| ExitCode::SUCCESS),
         }
     });

@@ -90,6 +90,18 @@ impl Site {
         }
     }
 
+    /// One at these addresses, without a configuration file.
+    pub fn at(database: Address, config_store: Address, namespace: &str, broker: Option<Address>) -> Self {
+        Self {
+            database,
+            database_setting: "--database".to_owned(),
+            config_store,
+            namespace: namespace.to_owned(),
+            broker: broker.map_or(BrokerPlace::AsConfigured, BrokerPlace::At),
+            data_dir: None,
+        }
+    }
+
     /// The one that a configuration file describes.
     pub fn configured(loaded: &Loaded) -> Self {
         let config = &loaded.config;
@@ -166,7 +178,11 @@ impl Site {
         patiently(&what, patience, bai_store::Error::is_retryable, open).await
     }
 
-    async fn open_broker(
+    /// Opens the broker alone, which `config` may name.
+    ///
+    /// # Errors
+    /// As [`Site::open`].
+    pub async fn open_broker(
         &self,
         config: &Config,
         patience: Duration,

@@ -9,16 +9,16 @@ use serde_json::json;
 use super::{PATIENCE, Place};
 
 /// The services of a site. Redis wants a password, which etcd knows.
-struct Services {
-    postgres: Postgres,
+pub(super) struct Services {
+    pub(super) postgres: Postgres,
     etcd: Etcd,
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 impl Services {
     /// `None` after saying why.
     #[expect(clippy::print_stdout, reason = "how a test says that it was skipped")]
-    fn start(what: &str) -> Option<Self> {
+    pub(super) fn start(what: &str) -> Option<Self> {
         let start = || -> Result<Self, Missing> {
             Ok(Self {
                 postgres: Postgres::start()?,
@@ -36,7 +36,7 @@ impl Services {
     }
 
     /// A place whose configuration names them as 19.06 does.
-    fn place(&self, database: &Database<'_>, bai: &str) -> Place {
+    pub(super) fn place(&self, database: &Database<'_>, bai: &str) -> Place {
         let place = Place::empty();
         let uri = database.uri();
         let (credentials, _) = uri.strip_prefix("postgres://").unwrap().split_once('@').unwrap();
@@ -56,7 +56,7 @@ impl Services {
     }
 }
 
-fn run(place: &Place, words: &[&str]) -> String {
+pub(super) fn run(place: &Place, words: &[&str]) -> String {
     let output = place.command(words).output().unwrap();
     assert!(output.status.success(), "{words:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -79,7 +79,7 @@ fn log_in(place: &Place) -> (u16, Option<String>, String) {
 }
 
 /// A user who may log in.
-fn fixture() -> serde_json::Value {
+pub(super) fn fixture() -> serde_json::Value {
     let user = "f38dea23-50fa-42a0-b5ae-338f5f4693f4";
     json!({
         "domains": [{ "name": "default", "is_active": true }],

@@ -1,9 +1,11 @@
 //! `bai gateway` as operators run it: [`daemon`] is what the process does, [`cluster`] what it does with PostgreSQL, etcd
-//! and Redis, [`commands`] the administrator's commands beside it.
+//! and Redis, [`commands`] the administrator's commands beside it, [`locks`] what
+//! its reads wait for.
 
 mod cluster;
 mod commands;
 mod daemon;
+mod locks;
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};

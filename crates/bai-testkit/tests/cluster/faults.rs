@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bai_core::auth::StatusGate;
+use bai_core::manager_status::StatusGate;
 use bai_core::{Error, Manager, Op};
 use bai_testkit::FakeAgent;
 use bai_testkit::services::Proxy;

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub mod dbshell;
+pub mod doctor;
 pub mod env;
 pub mod etcd;
 pub mod fixture;
