@@ -121,8 +121,11 @@ async fn force_kill_ends_all_sessions_of_everybody() {
 async fn force_kill_waits_for_a_session_that_is_being_made_and_ends_it() {
     let api = Api::start().await;
     api.agent.hold_creations(true);
-    let (created, killed, ()) = tokio::join!(create(&api, Role::User, "late"), kill_all(&api), async {
+    let kill = async {
         until_called(&api, "create_kernel").await;
+        kill_all(&api).await
+    };
+    let (created, killed, ()) = tokio::join!(create(&api, Role::User, "late"), kill, async {
         let ending = [KernelStatus::Terminating];
         while api
             .store

@@ -242,7 +242,10 @@ fn invalid_date() -> Error {
 }
 
 fn date(text: &str) -> Result<NaiveDate> {
-    let date = NaiveDate::parse_from_str(text, "%Y%m%d").ok();
+    // The format alone would take a day of one digit.
+    let date = (text.len() == 8)
+        .then(|| NaiveDate::parse_from_str(text, "%Y%m%d").ok())
+        .flatten();
     date.filter(is_writable).ok_or_else(invalid_date)
 }
 

@@ -83,7 +83,7 @@ enum Place {
         is_first: bool,
     },
     Sessions {
-        pages: UsagePages,
+        pages: Box<UsagePages>,
         sums: UsageSums,
         is_first: bool,
     },
@@ -120,7 +120,7 @@ impl Writer {
                     }));
                 };
                 self.place = Place::Sessions {
-                    pages: self.report.pages(&group),
+                    pages: Box::new(self.report.pages(&group)),
                     sums: UsageSums::default(),
                     is_first: true,
                 };
