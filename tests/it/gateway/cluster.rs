@@ -143,7 +143,7 @@ fn a_site_is_set_up_served_and_served_again_after_each_service_was_away() {
 
     services.postgres.stop();
     let (status, retry_after, body) = log_in(&place);
-    assert_eq!((status, retry_after.as_deref()), (503, Some("2")), "{body}");
+    assert_eq!((status, retry_after.as_deref()), (503, Some("3")), "{body}");
     assert!(
         body.contains("service-unavailable") && !body.contains("postgres"),
         "{body}"
