@@ -121,17 +121,14 @@ async fn force_kill_ends_all_sessions_of_everybody() {
 async fn force_kill_waits_for_a_session_that_is_being_made_and_ends_it() {
     let api = Api::start().await;
     api.agent.hold_creations(true);
-    let (created, killed, ()) = tokio::join!(create(&api, Role::User, "late"), kill_all(&api), async {
+    let kill = async {
         until_called(&api, "create_kernel").await;
+        kill_all(&api).await
+    };
+    let (created, killed, ()) = tokio::join!(create(&api, Role::User, "late"), kill, async {
+        let reader = api.store.reader();
         let ending = [KernelStatus::Terminating];
-        while api
-            .store
-            .reader()
-            .kernels_with_status(&ending)
-            .await
-            .unwrap()
-            .is_empty()
-        {
+        while reader.kernels_with_status(&ending).await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         api.agent.hold_creations(false);
