@@ -83,8 +83,8 @@ enum Place {
         is_first: bool,
     },
     Sessions {
-        pages: UsagePages,
-        sums: UsageSums,
+        pages: Box<UsagePages>,
+        sums: Box<UsageSums>,
         is_first: bool,
     },
     Nothing,
@@ -120,8 +120,8 @@ impl Writer {
                     }));
                 };
                 self.place = Place::Sessions {
-                    pages: self.report.pages(&group),
-                    sums: UsageSums::default(),
+                    pages: Box::new(self.report.pages(&group)),
+                    sums: Box::default(),
                     is_first: true,
                 };
                 let head = json!({ "domain_name": group.domain_name, "g_id": group.id.to_string(), "g_name": group.name });
