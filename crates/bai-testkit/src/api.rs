@@ -175,8 +175,8 @@ impl Api {
     }
 
     /// Whether somebody waits for a lock of the database. In memory everybody simply waits for their turn.
-    pub fn is_waiting_for_a_lock(&self) -> bool {
-        self.ground.is_waiting_for_a_lock()
+    pub async fn is_waiting_for_a_lock(&self) -> bool {
+        self.ground.is_waiting_for_a_lock().await
     }
 
     /// Attaches the fake agent and waits for its registration.

@@ -87,11 +87,18 @@ impl Ground {
     }
 
     /// Whether somebody waits for a lock of the database.
-    pub fn is_waiting_for_a_lock(&self) -> bool {
+    pub async fn is_waiting_for_a_lock(&self) -> bool {
+        let Some(servers) = &self.servers else {
+            return true;
+        };
         let waiting = "SELECT count(*) > 0 FROM pg_stat_activity \
                        WHERE wait_event_type = 'Lock' AND datname = current_database()";
-        self.servers
-            .as_ref()
-            .is_none_or(|servers| servers.database.psql(waiting) == "t")
+        let name = servers.database.name().to_owned();
+        // Aside, because whoever is to wait needs this thread.
+        let asked = tokio::task::spawn_blocking(move || {
+            let server = Postgres::shared().expect("it runs already");
+            server.psql(&name, waiting).expect("an answer")
+        });
+        asked.await.expect("an answer") == "t"
     }
 }

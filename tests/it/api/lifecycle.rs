@@ -107,9 +107,7 @@ async fn a_name_that_somebody_takes_without_our_lock_is_looked_at_again() {
     let mut theirs = api.store.begin().await.unwrap();
     let kernel = insert(&mut theirs, api.clock.now(), bai_testkit::agent::IMAGE).await;
     let (ours, ()) = tokio::join!(create(&api, Role::User, "recorded"), async {
-        while !api.is_waiting_for_a_lock() {
-            tokio::task::yield_now().await;
-        }
+        while !api.is_waiting_for_a_lock().await {}
         theirs.commit().await.unwrap();
     });
     assert_eq!(

@@ -126,15 +126,9 @@ async fn force_kill_waits_for_a_session_that_is_being_made_and_ends_it() {
         kill_all(&api).await
     };
     let (created, killed, ()) = tokio::join!(create(&api, Role::User, "late"), kill, async {
+        let reader = api.store.reader();
         let ending = [KernelStatus::Terminating];
-        while api
-            .store
-            .reader()
-            .kernels_with_status(&ending)
-            .await
-            .unwrap()
-            .is_empty()
-        {
+        while reader.kernels_with_status(&ending).await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         api.agent.hold_creations(false);

@@ -242,11 +242,11 @@ fn invalid_date() -> Error {
 }
 
 fn date(text: &str) -> Result<NaiveDate> {
-    // The format alone would take a day of one digit.
-    let date = (text.len() == 8)
-        .then(|| NaiveDate::parse_from_str(text, "%Y%m%d").ok())
-        .flatten();
-    date.filter(is_writable).ok_or_else(invalid_date)
+    // The parser would take fewer digits, too.
+    let is_whole = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let date = NaiveDate::parse_from_str(text, "%Y%m%d").ok();
+    date.filter(|date| is_whole && is_writable(date))
+        .ok_or_else(invalid_date)
 }
 
 /// Databases and the original know the years 1 to 9999.

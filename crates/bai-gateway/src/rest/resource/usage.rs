@@ -84,7 +84,7 @@ enum Place {
     },
     Sessions {
         pages: Box<UsagePages>,
-        sums: UsageSums,
+        sums: Box<UsageSums>,
         is_first: bool,
     },
     Nothing,
@@ -121,7 +121,7 @@ impl Writer {
                 };
                 self.place = Place::Sessions {
                     pages: Box::new(self.report.pages(&group)),
-                    sums: UsageSums::default(),
+                    sums: Box::default(),
                     is_first: true,
                 };
                 let head = json!({ "domain_name": group.domain_name, "g_id": group.id.to_string(), "g_name": group.name });
