@@ -4,7 +4,6 @@
     reason = "tests say what they skip and what they measure"
 )]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,15 +42,12 @@ impl Bench {
         }
         let id = format!("{:08x}-0000-4000-8000-{index:012x}", std::process::id());
         let spec = KernelSpec {
-            kernel: KernelId(id.parse().expect("an id")),
-            scratch,
-            environ: BTreeMap::new(),
             cpu_set: vec![0],
             memory: 256 << 20,
             runtime_type: "shell".to_owned(),
             runtime_path: Some("/bin/sh".to_owned()),
-            binds: Vec::new(),
             index,
+            ..KernelSpec::unknown(KernelId(id.parse().expect("an id")), scratch)
         };
         Some(Self {
             runtime: ProcessRuntime::new(runner()?, options),
