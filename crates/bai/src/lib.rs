@@ -12,5 +12,6 @@ pub mod credentials;
 pub mod output;
 pub mod runner;
 pub mod seed;
+pub mod sessions;
 pub mod system;
 pub mod wire;

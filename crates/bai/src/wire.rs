@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
-use bai_agent::{Agent, AgentOptions, Images};
+use bai_agent::{Agent, AgentOptions};
 use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
@@ -23,8 +22,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::credentials::Credentials;
-use crate::runner;
 use crate::seed::seed;
+use crate::sessions::{self, RuntimeChoice, Sessions};
 use crate::system::{SystemClock, SystemRandom};
 
 /// Namespace of the configuration store's keys.
@@ -46,6 +45,8 @@ pub struct StackOptions {
     pub only_image: Option<String>,
     /// Serve on an address that other hosts reach although sessions are only sandboxed processes.
     pub allow_process_runtime: bool,
+    /// What sessions are made of.
+    pub runtime: RuntimeChoice,
 }
 
 /// A running system: manager, gateway and an agent in one process.
@@ -56,6 +57,8 @@ pub struct Stack {
     /// Made by this start, if the database was empty.
     pub new_credentials: Option<Credentials>,
     pub manager: Arc<Manager>,
+    /// A sentence about what sessions are here.
+    pub sessions: String,
     agent: Arc<Agent>,
     stopping: CancellationToken,
     server: JoinHandle<()>,
@@ -115,12 +118,11 @@ impl Stack {
         .await?;
 
         let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
-        let runtime = Arc::new(process_runtime(&options)?);
-        if !options.ephemeral {
-            // Before anybody counts on it: what the machine refuses is in the log then.
-            let probed = runtime.probe().await;
-            probed.context("this machine cannot run sessions")?;
-        }
+        let Sessions {
+            runtime,
+            images,
+            saying: sessions,
+        } = sessions::choose(&options).await?;
         let id = AgentId("i-local".to_owned());
         let mut agent_options = AgentOptions::new(
             id.clone(),
@@ -130,7 +132,7 @@ impl Stack {
             random.clone(),
             events,
         );
-        agent_options.images = Images::of_host(options.only_image.clone());
+        agent_options.images = images;
         let agent = Agent::start(agent_options)
             .await
             .context("cannot start the agent")?;
@@ -154,6 +156,7 @@ impl Stack {
             endpoint,
             new_credentials,
             manager,
+            sessions,
             agent,
             stopping,
             server,
@@ -212,16 +215,7 @@ fn backends(options: &StackOptions) -> (String, String) {
     )
 }
 
-fn process_runtime(options: &StackOptions) -> Result<ProcessRuntime> {
-    let runner = runner::install(&options.data_dir).with_context(|| unwritable(&options.data_dir))?;
-    let runtime = ProcessOptions {
-        dies_with_agent: options.ephemeral,
-        ..ProcessOptions::default()
-    };
-    Ok(ProcessRuntime::new(runner, runtime))
-}
-
-fn unwritable(folder: &Path) -> String {
+pub(crate) fn unwritable(folder: &Path) -> String {
     format!(
         "cannot write below {}; choose another directory with --data-dir",
         folder.display()

@@ -71,7 +71,10 @@ impl Docker {
         if let Some(guardian) = self.running().take() {
             guardian.stop();
             for _ in 0..PATIENCE {
-                if self.pid().is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                if self
+                    .pid()
+                    .is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+                {
                     break;
                 }
                 sleep(POLL);
