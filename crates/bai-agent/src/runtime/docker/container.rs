@@ -127,7 +127,6 @@ fn limited(spec: &KernelSpec, options: &Options, is_agent_root: bool) -> HostCon
         // The run folder belongs to the agent's user then, and root opens the socket in it.
         added.push("DAC_OVERRIDE".to_owned());
     }
-    let files = i64::try_from(options.open_files).unwrap_or(i64::MAX);
     HostConfig {
         network_mode: options.network.clone(),
         memory,
@@ -139,7 +138,7 @@ fn limited(spec: &KernelSpec, options: &Options, is_agent_root: bool) -> HostCon
         cpu_quota: (count > 0).then(|| count.saturating_mul(CPU_PERIOD)),
         pids_limit: Some(i64::from(options.processes)),
         ulimits: Some(vec![
-            ulimit("nofile", files),
+            // How many files may be open is the engine's to say: only it knows what it may raise.
             // A session's dumps would land wherever the host wants them.
             ulimit("core", 0),
         ]),

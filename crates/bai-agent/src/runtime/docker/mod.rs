@@ -63,8 +63,7 @@ pub struct Options {
     pub user: (u32, u32),
     /// The engine's network for containers (`bridge`, `none`, a name); `None` is the engine's default.
     pub network: Option<String>,
-    /// Open files of each process and processes of each kernel.
-    pub open_files: u64,
+    /// Processes of each kernel.
     pub processes: u32,
 }
 
@@ -76,7 +75,6 @@ impl Options {
             owner,
             user: (9001, 9001),
             network: None,
-            open_files: 65_536,
             processes: 1024,
         }
     }
