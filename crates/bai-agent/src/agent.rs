@@ -234,6 +234,7 @@ async fn heartbeat(host: &Host) -> AgentEvent {
         "os_type": std::env::consts::OS,
         "version": version,
     });
+    let images = host.images.list().await;
     AgentEvent::InstanceHeartbeat(AgentInfo {
         id: host.id.clone(),
         region: "local".to_owned(),
@@ -242,6 +243,6 @@ async fn heartbeat(host: &Host) -> AgentEvent {
         available_slots: host.ledger().capacity(),
         slot_types: SlotTypes::intrinsic(),
         compute_plugins: json!({"cpu": cpu, "mem": {"version": version}}),
-        images: host.images.list().await,
+        images,
     })
 }
