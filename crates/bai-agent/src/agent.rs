@@ -232,5 +232,6 @@ fn heartbeat(host: &Host) -> AgentEvent {
         slot_types: SlotTypes::intrinsic(),
         compute_plugins: json!({"cpu": cpu, "mem": {"version": version}}),
         images: host.images.list(),
+        installed: Vec::new(),
     })
 }

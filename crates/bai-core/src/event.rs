@@ -18,6 +18,8 @@ impl Manager {
     pub(crate) async fn handle_event(self: &Arc<Self>, agent: &AgentId, event: AgentEvent) -> Result<()> {
         match event {
             AgentEvent::InstanceHeartbeat(info) => self.record_heartbeat(info).await?,
+            // Its heartbeat has said the same.
+            AgentEvent::InstanceStarted { .. } => {}
             AgentEvent::InstanceTerminated { agent, reason } => {
                 tracing::info!(agent.id = %agent, reason, "an agent left");
                 let mut tx = self.store.begin().await?;
@@ -44,7 +46,7 @@ impl Manager {
                 });
             }
             AgentEvent::KernelPreparing { kernel }
-            | AgentEvent::KernelPulling { kernel }
+            | AgentEvent::KernelPulling { kernel, .. }
             | AgentEvent::KernelCreating { kernel }
             | AgentEvent::KernelStarted { kernel } => {
                 tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");

@@ -1,0 +1,1 @@
+//! aiozmq and pyzmq on the other side.
