@@ -45,12 +45,36 @@ pub fn run(tally: &mut Tally) -> Result<()> {
     let pythons = pythons();
     for client in CLIENTS {
         let name = format!("backend.ai-client {}", client.version);
-        match environment(client, &pythons) {
-            Ok((python, folder)) => drive(client, &python, &folder, tally)?,
+        let requirements = format!("tests/clients/requirements-{}.txt", client.version);
+        let folder = shell::root().join("target/clients").join(client.version);
+        match environment(&name, client.pythons, &requirements, &folder, &pythons) {
+            Ok(python) => drive(client, &python, &folder, tally)?,
             Err(reason) => tally.skip(&name, &format!("{reason:#}")),
         }
     }
     Ok(())
+}
+
+/// Libraries that the tests of the ZeroMQ transport talk with: name of the environment and Pythons, best first.
+const PEERS: &[(&str, &[u32])] = &[("19.06", &[6, 7]), ("current", &[11, 12, 10, 13, 9])];
+
+/// Makes the environments of `crates/bai-proto/tests/zmq/interop.rs`, which skips what is missing.
+pub fn prepare_peers() {
+    for (name, minors) in PEERS {
+        let requirements = format!("tests/interop/requirements-{name}.txt");
+        let folder = shell::root().join("target/interop").join(name);
+        if let Err(error) = environment(
+            &format!("aiozmq ({name})"),
+            minors,
+            &requirements,
+            &folder,
+            &pythons(),
+        ) {
+            say(&format!("no environment for aiozmq ({name}): {error:#}"));
+            // Half an environment would be a failure instead of a skip.
+            _ = fs::remove_dir_all(folder);
+        }
+    }
 }
 
 /// Every Python on this machine that can make virtual environments, with its minor version.
@@ -82,35 +106,37 @@ fn minor_version(python: &Path) -> Option<u32> {
         .ok()
 }
 
-/// The virtual environment of a client, made when it is missing, and the Python that it was made with.
-fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, PathBuf)> {
+/// Makes the virtual environment `folder` when it is missing; the Python that it is made with.
+fn environment(
+    name: &str,
+    minors: &[u32],
+    requirements: &str,
+    folder: &Path,
+    pythons: &[(u32, PathBuf)],
+) -> Result<PathBuf> {
     let mut pythons = pythons.to_vec();
     if pythons.is_empty() && services::install_packages(&["python3", "python3-venv"]) {
         pythons = self::pythons();
     }
     let wanted = |minor: &&u32| pythons.iter().find(|(known, _)| known == *minor);
-    let Some((_, python)) = client.pythons.iter().find_map(|minor| wanted(&minor)) else {
-        let names: Vec<_> = client.pythons.iter().map(|minor| format!("3.{minor}")).collect();
+    let Some((_, python)) = minors.iter().find_map(|minor| wanted(&minor)) else {
+        let names: Vec<_> = minors.iter().map(|minor| format!("3.{minor}")).collect();
         bail!(
             "no Python {} with venv and pip on this machine",
             names.join(" or ")
         );
     };
-    let requirements = shell::root().join(format!("tests/clients/requirements-{}.txt", client.version));
+    let requirements = shell::root().join(requirements);
     let text = fs::read(&requirements);
     let mut stamp = DefaultHasher::new();
     text.with_context(|| format!("{} is missing", requirements.display()))?
         .hash(&mut stamp);
     let stamp = format!("{:016x}", stamp.finish());
-    let folder = shell::root().join("target/clients").join(client.version);
     if fs::read_to_string(folder.join("stamp")).is_ok_and(|made_for| made_for == stamp) {
-        return Ok((python.clone(), folder));
+        return Ok(python.clone());
     }
-    say(&format!(
-        "making a virtual environment for backend.ai-client {}",
-        client.version
-    ));
-    quiet(Command::new(python).args(["-m", "venv", "--clear"]).arg(&folder))?;
+    say(&format!("making a virtual environment for {name}"));
+    quiet(Command::new(python).args(["-m", "venv", "--clear"]).arg(folder))?;
     let pip = folder.join("bin/python");
     let install = [
         "-m",
@@ -122,7 +148,7 @@ fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, 
     ];
     quiet(Command::new(pip).args(install).arg(&requirements))?;
     fs::write(folder.join("stamp"), stamp)?;
-    Ok((python.clone(), folder))
+    Ok(python.clone())
 }
 
 /// Runs without showing the output; its last line is the reason of a failure.

@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<bool> {
         tally.pass();
         if sources {
             services::install_missing();
+            clients::prepare_peers();
             workspace(&mut tally)?;
         }
         if !args.no_clients {

@@ -223,21 +223,18 @@ impl Shared {
                 // A peer that does not read its PONGs needs no more of them.
                 Incoming::Command(Command::Ping { context }) => _ = pings.try_send(context),
                 Incoming::Command(_) => {}
-                Incoming::Message(message) => match self.ours {
-                    SocketType::Pub => {
-                        let is_subscription = message.first().is_some_and(|frame| frame.first() == Some(&1));
-                        if is_subscription {
-                            self.is_ready.send_replace(true);
-                        }
+                Incoming::Message(message) if matches!(self.ours, SocketType::Pull | SocketType::Sub) => {
+                    if incoming.send(message).await.is_err() {
+                        return Ok(());
                     }
-                    SocketType::Pull | SocketType::Sub => {
-                        if incoming.send(message).await.is_err() {
-                            return Ok(());
-                        }
-                    }
+                }
+                Incoming::Message(message) => {
+                    let is_subscription = message.first().is_some_and(|frame| frame.first() == Some(&1));
                     // A PUSH is not spoken to.
-                    _ => {}
-                },
+                    if self.ours == SocketType::Pub && is_subscription {
+                        self.is_ready.send_replace(true);
+                    }
+                }
             }
         }
         Ok(())

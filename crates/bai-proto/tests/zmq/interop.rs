@@ -21,6 +21,7 @@ use crate::support::{
     Counter, Serving, Stub, agent_options, kernel, link_options, loopback, query, server_options, soon,
 };
 
+#[expect(clippy::print_stdout, reason = "the test command counts what is skipped")]
 /// The Pythons that have the libraries, with the names of their environments.
 fn pythons() -> Vec<(String, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/interop");
