@@ -3,11 +3,9 @@
 //! Each client gets a virtual environment below `target/clients/`, made once for each content of its requirements file.
 //! `tests/clients/session.py` drives the installed command and prints a line for each case.
 
-use std::collections::hash_map::DefaultHasher;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::python::{self, Requirements};
 use crate::report::{Tally, say};
-use crate::{services, shell};
+use crate::shell;
 
 /// A published client and where it runs.
 #[derive(Debug)]
@@ -42,126 +41,20 @@ const START: Duration = Duration::from_secs(30);
 
 /// Drives every client that this machine can run.
 pub fn run(tally: &mut Tally) -> Result<()> {
-    let pythons = pythons();
     for client in CLIENTS {
         let name = format!("backend.ai-client {}", client.version);
-        let requirements = format!("tests/clients/requirements-{}.txt", client.version);
-        let folder = shell::root().join("target/clients").join(client.version);
-        match environment(&name, client.pythons, &requirements, &folder, &pythons) {
-            Ok(python) => drive(client, &python, &folder, tally)?,
+        let requirements = Requirements {
+            file: format!("tests/clients/requirements-{}.txt", client.version),
+            folder: format!("clients/{}", client.version),
+            pythons: client.pythons,
+            are_complete: false,
+        };
+        match python::environment(&requirements) {
+            Ok((python, folder)) => drive(client, &python, &folder, tally)?,
             Err(reason) => tally.skip(&name, &format!("{reason:#}")),
         }
     }
     Ok(())
-}
-
-/// Libraries that the tests of the ZeroMQ transport talk with: name of the environment and Pythons, best first.
-const PEERS: &[(&str, &[u32])] = &[("19.06", &[6, 7]), ("current", &[11, 12, 10, 13, 9])];
-
-/// Makes the environments of `crates/bai-proto/tests/zmq/interop.rs`, which skips what is missing.
-pub fn prepare_peers() {
-    for (name, minors) in PEERS {
-        let requirements = format!("tests/interop/requirements-{name}.txt");
-        let folder = shell::root().join("target/interop").join(name);
-        if let Err(error) = environment(
-            &format!("aiozmq ({name})"),
-            minors,
-            &requirements,
-            &folder,
-            &pythons(),
-        ) {
-            say(&format!("no environment for aiozmq ({name}): {error:#}"));
-            // Half an environment would be a failure instead of a skip.
-            _ = fs::remove_dir_all(folder);
-        }
-    }
-}
-
-/// Every Python on this machine that can make virtual environments, with its minor version.
-fn pythons() -> Vec<(u32, PathBuf)> {
-    let mut candidates = vec![PathBuf::from("python3")];
-    candidates.extend((6..=13).map(|minor| PathBuf::from(format!("python3.{minor}"))));
-    let versions = shell::answer(Command::new("pyenv").arg("root")).map(PathBuf::from);
-    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".pyenv"));
-    for root in versions.into_iter().chain(home) {
-        if let Ok(entries) = fs::read_dir(root.join("versions")) {
-            candidates.extend(entries.flatten().map(|entry| entry.path().join("bin/python3")));
-        }
-    }
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for candidate in candidates {
-        if let Some(minor) = minor_version(&candidate)
-            && !found.iter().any(|(known, _)| *known == minor)
-        {
-            found.push((minor, candidate));
-        }
-    }
-    found
-}
-
-fn minor_version(python: &Path) -> Option<u32> {
-    let probe = "import ensurepip, sys, venv; print(sys.version_info[1])";
-    shell::answer(Command::new(python).args(["-c", probe]))?
-        .parse()
-        .ok()
-}
-
-/// Makes the virtual environment `folder` when it is missing; the Python that it is made with.
-fn environment(
-    name: &str,
-    minors: &[u32],
-    requirements: &str,
-    folder: &Path,
-    pythons: &[(u32, PathBuf)],
-) -> Result<PathBuf> {
-    let mut pythons = pythons.to_vec();
-    if pythons.is_empty() && services::install_packages(&["python3", "python3-venv"]) {
-        pythons = self::pythons();
-    }
-    let wanted = |minor: &&u32| pythons.iter().find(|(known, _)| known == *minor);
-    let Some((_, python)) = minors.iter().find_map(|minor| wanted(&minor)) else {
-        let names: Vec<_> = minors.iter().map(|minor| format!("3.{minor}")).collect();
-        bail!(
-            "no Python {} with venv and pip on this machine",
-            names.join(" or ")
-        );
-    };
-    let requirements = shell::root().join(requirements);
-    let text = fs::read(&requirements);
-    let mut stamp = DefaultHasher::new();
-    text.with_context(|| format!("{} is missing", requirements.display()))?
-        .hash(&mut stamp);
-    let stamp = format!("{:016x}", stamp.finish());
-    if fs::read_to_string(folder.join("stamp")).is_ok_and(|made_for| made_for == stamp) {
-        return Ok(python.clone());
-    }
-    say(&format!("making a virtual environment for {name}"));
-    quiet(Command::new(python).args(["-m", "venv", "--clear"]).arg(folder))?;
-    let pip = folder.join("bin/python");
-    let install = [
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-        "--requirement",
-    ];
-    quiet(Command::new(pip).args(install).arg(&requirements))?;
-    fs::write(folder.join("stamp"), stamp)?;
-    Ok(python.clone())
-}
-
-/// Runs without showing the output; its last line is the reason of a failure.
-fn quiet(command: &mut Command) -> Result<()> {
-    let shown = shell::describe(command);
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot start {shown}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    bail!("`{shown}` failed: {}", last.unwrap_or("without a word"))
 }
 
 /// Starts a server and lets one client talk to it.

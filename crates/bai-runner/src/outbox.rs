@@ -10,14 +10,15 @@
 //! - no frame is larger than an agent accepts.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bai_proto::runner::{MAX_RECORD, Record};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 
 /// Bytes of records that may wait.
 const MAX_BYTES: usize = 16 << 20;
@@ -41,6 +42,8 @@ struct State {
     bytes: usize,
     written: usize,
     written_bytes: usize,
+    /// Bytes of the record after those that have been written too.
+    partly: usize,
     agent: Option<Agent>,
 }
 
@@ -136,7 +139,8 @@ impl Outbox {
         self.0.changed.notify_all();
     }
 
-    /// Writes records to the agent, for ever.
+    /// Writes records to the agent, for ever. Never waits while it writes: what was written is known whenever somebody else
+    /// looks.
     pub fn deliver(&self) {
         let mut state = self.lock();
         loop {
@@ -146,23 +150,29 @@ impl Outbox {
                 state = self.wait(state);
                 continue;
             };
-            drop(state);
-            let result = (&*stream).write_all(&record);
-            state = self.lock();
-            let agent = state.agent.as_mut();
-            let Some(agent) = agent.filter(|agent| Arc::ptr_eq(&agent.stream, &stream)) else {
-                continue;
-            };
-            match result {
-                Ok(()) => {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(stream.as_raw_fd(), &record[state.partly..], flags) {
+                Ok(count) if state.partly + count < record.len() => state.partly += count,
+                Ok(_) => {
+                    state.partly = 0;
                     state.written += 1;
                     state.written_bytes += record.len();
                     state.settle(&stream);
                     self.0.changed.notify_all();
                 }
+                Err(Errno::EAGAIN) => {
+                    drop(state);
+                    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+                    // Whatever it says, the next attempt to write tells more.
+                    _ = poll(&mut polled, PollTimeout::NONE);
+                    state = self.lock();
+                }
+                Err(Errno::EINTR) => {}
                 Err(error) => {
-                    agent.has_failed = true;
-                    agent.was_reset |= error.kind() == io::ErrorKind::ConnectionReset;
+                    if let Some(agent) = &mut state.agent {
+                        agent.has_failed = true;
+                        agent.was_reset |= error == Errno::ECONNRESET;
+                    }
                     // Its reader ends, and tells how it went.
                     _ = stream.shutdown(Shutdown::Both);
                 }
@@ -189,7 +199,7 @@ impl State {
     }
 
     fn write_again(&mut self) {
-        (self.written, self.written_bytes) = (0, 0);
+        (self.written, self.written_bytes, self.partly) = (0, 0, 0);
     }
 }
 
@@ -315,6 +325,21 @@ mod tests {
         let mut second = agent(&outbox);
         outbox.send(&line(2));
         assert_eq!(next(&mut second), line(2));
+    }
+
+    #[test]
+    fn what_an_agent_has_read_is_not_said_again_to_the_one_that_replaces_it() {
+        for number in 0..200 {
+            let outbox = started();
+            let mut first = agent(&outbox);
+            outbox.send(&line(number));
+            assert_eq!(next(&mut first), line(number));
+            // At once: the writer may not have come further than writing.
+            outbox.cut_off();
+            let mut second = agent(&outbox);
+            outbox.send(&Record::Log("next".into()));
+            assert_eq!(next(&mut second), Record::Log("next".into()));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use chrono::{DateTime, Utc};
-use rand::TryRng;
+use rand::Rng;
 
 /// The wall clock.
 #[derive(Clone, Copy, Debug)]
@@ -15,15 +15,12 @@ impl Clock for SystemClock {
     }
 }
 
-/// The operating system's generator.
+/// A generator for secrets, one for each thread, seeded again and again by the operating system.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemRandom;
 
 impl Random for SystemRandom {
     fn fill(&self, bytes: &mut [u8]) {
-        // Without randomness there are no secrets; going on would be worse than stopping.
-        rand::rngs::SysRng
-            .try_fill_bytes(bytes)
-            .expect("the operating system gives no random bytes");
+        rand::rng().fill_bytes(bytes);
     }
 }

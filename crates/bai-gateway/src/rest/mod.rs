@@ -1,7 +1,9 @@
 //! The REST handlers, a file for each verb. [`dispatch`] leads from a route to its handler.
 
 mod auth;
-mod later;
+mod config;
+mod manager;
+mod resource;
 mod session;
 
 use http::StatusCode;
@@ -18,28 +20,42 @@ pub(crate) use session::execute::batch_options;
 /// The version of the original whose interface this is.
 const MANAGER_VERSION: &str = "19.06.0b2";
 
+/// Each handler in a box of its own: together they would make the future of every request as large as the largest, and it
+/// is moved several times.
 pub(crate) async fn dispatch(endpoint: Endpoint, call: Call) -> Result<Answer, Problem> {
     match endpoint {
         Endpoint::Root => root(),
-        Endpoint::AuthTest => auth::test::handle(call).await,
-        Endpoint::AuthAuthorize => auth::authorize::handle(call).await,
-        Endpoint::AuthSignup => auth::signup::handle(call).await,
-        Endpoint::SessionCreate => session::create::handle(call).await,
-        Endpoint::SessionInfo => session::info(call).await,
-        Endpoint::SessionRestart => session::restart(call).await,
-        Endpoint::SessionDestroy => session::destroy(call).await,
-        Endpoint::SessionExecute => session::execute::handle(call).await,
-        Endpoint::SessionInterrupt => session::interrupt(call).await,
-        Endpoint::SessionComplete => session::complete::handle(call).await,
-        Endpoint::SessionLogs => session::logs(call).await,
-        Endpoint::SessionFiles => session::files::handle(call).await,
-        Endpoint::SessionUpload => session::upload::handle(call).await,
-        Endpoint::SessionDownload => session::download::handle(call).await,
-        Endpoint::StreamExecute => stream::execute::handle(call).await,
+        Endpoint::AuthTest => Box::pin(auth::test::handle(call)).await,
+        Endpoint::AuthAuthorize => Box::pin(auth::authorize::handle(call)).await,
+        Endpoint::AuthSignup => Box::pin(auth::signup::handle(call)).await,
+        Endpoint::SessionCreate => Box::pin(session::create::handle(call)).await,
+        Endpoint::SessionInfo => Box::pin(session::info(call)).await,
+        Endpoint::SessionRestart => Box::pin(session::restart(call)).await,
+        Endpoint::SessionDestroy => Box::pin(session::destroy(call)).await,
+        Endpoint::SessionExecute => Box::pin(session::execute::handle(call)).await,
+        Endpoint::SessionInterrupt => Box::pin(session::interrupt(call)).await,
+        Endpoint::SessionComplete => Box::pin(session::complete::handle(call)).await,
+        Endpoint::SessionLogs => Box::pin(session::logs(call)).await,
+        Endpoint::SessionFiles => Box::pin(session::files::handle(call)).await,
+        Endpoint::SessionUpload => Box::pin(session::upload::handle(call)).await,
+        Endpoint::SessionDownload => Box::pin(session::download::handle(call)).await,
+        Endpoint::StreamExecute => Box::pin(stream::execute::handle(call)).await,
         Endpoint::StreamEvents => Err(bai_core::Error::NotImplemented.into()),
-        Endpoint::ManagerAnnouncement => later::announcement(),
-        Endpoint::VFolderTypes => later::vfolder_types(),
-        Endpoint::DockerRegistries => later::docker_registries(),
+        Endpoint::ConfigResourceSlots => config::resource_slots(call).await,
+        Endpoint::ConfigVFolderTypes => config::vfolder_types(&call),
+        Endpoint::ConfigDockerRegistries => config::docker_registries(call).await,
+        Endpoint::ConfigGet => config::get::handle(call).await,
+        Endpoint::ConfigSet => config::set::handle(call).await,
+        Endpoint::ConfigDelete => config::delete::handle(call).await,
+        Endpoint::ManagerStatus => manager::status(call).await,
+        Endpoint::ManagerSetStatus => manager::set_status::handle(call).await,
+        Endpoint::ManagerAnnouncement => manager::announcement(call).await,
+        Endpoint::ManagerAnnounce => manager::announce::handle(call).await,
+        Endpoint::ResourcePresets => resource::presets(call).await,
+        Endpoint::ResourceCheckPresets => resource::check_presets::handle(call).await,
+        Endpoint::ResourceRecalculateUsage => resource::recalculate_usage(call).await,
+        Endpoint::ResourceUsagePerMonth => resource::usage::per_month(call).await,
+        Endpoint::ResourceUsagePerPeriod => resource::usage::per_period(call).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Mutual TLS below the same frames, between our own processes (`docs/adr/0008-encrypted-transport.md`).
+//! Mutual TLS below the same frames, between our own processes (`docs/adr/0010-encrypted-transport.md`).
 //!
 //! Invariants: both ends show a certificate of the cluster's own authority; whoever connects also checks that the
 //! certificate names the host it went to; nothing older than TLS 1.3.

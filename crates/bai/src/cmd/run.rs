@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::client::{Client, RunStream, next_frame, send_text};
 use crate::output::{line, raw, raw_error, say};
 use crate::system::SystemRandom;
-use crate::wire::{Stack, StackOptions};
+use crate::wire::{EmbeddedOptions, Stack, StackOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,13 +92,14 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         .prefix("bai-")
         .tempdir()
         .context("cannot make a temporary folder")?;
-    let starting = Stack::start(StackOptions {
+    let options = StackOptions::embedded(EmbeddedOptions {
         data_dir: folder.path().to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         ephemeral: true,
         only_image: Some(args.image.clone()),
         allow_process_runtime: false,
-    });
+    })?;
+    let starting = Stack::start(options);
     let stack = patiently(&args, "starting a stack for this command", starting).await?;
     let account = stack
         .new_credentials
