@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use bai_core::manager_status::StatusGate;
 use bai_gateway::route::{ROUTES, Resolution, resolve};
 use bai_testkit::{Api, Request, Role};
 use serde_json::{Value, json};
@@ -36,6 +37,18 @@ const WHO_MAY: &[Row] = &[
     ("GET", "/kernel/{session}/files", [401, 404, 404, 404]),
     ("GET", "/stream/kernel/{session}/execute", [401, 404, 404, 404]),
     ("GET", "/stream/kernel/{session}/events", [503, 503, 503, 503]),
+    ("GET", "/config/resource-slots", [200, 200, 200, 200]),
+    ("POST", "/config/get", [401, 401, 401, 200]),
+    ("POST", "/config/set", [401, 401, 401, 200]),
+    ("POST", "/config/delete", [401, 401, 401, 200]),
+    ("GET", "/manager/status", [200, 200, 200, 200]),
+    ("PUT", "/manager/status", [401, 401, 401, 204]),
+    ("GET", "/resource/presets", [401, 200, 200, 200]),
+    ("POST", "/resource/check-presets", [401, 200, 200, 200]),
+    ("POST", "/resource/recalculate-usage", [401, 401, 401, 200]),
+    ("GET", "/resource/usage/month", [401, 401, 401, 200]),
+    ("GET", "/resource/usage/period", [401, 401, 401, 200]),
+    ("POST", "/manager/announcement", [401, 401, 401, 204]),
     ("GET", "/manager/announcement", [200, 200, 200, 200]),
     ("GET", "/config/vfolder-types", [401, 200, 200, 200]),
     ("GET", "/folders/_/allowed_types", [401, 200, 200, 200]),
@@ -51,6 +64,14 @@ fn body(path: &str) -> Value {
         "/auth" | "/auth/test" => json!({ "echo": "x" }),
         "/kernel" | "/kernel/create" => json!({ "clientSessionToken": "covered", "lang": "python" }),
         "/auth/authorize" | "/auth/signup" => json!({}),
+        "/config/set" => json!({ "key": "covered", "value": "x" }),
+        "/config/get" | "/config/delete" => json!({ "key": "covered" }),
+        "/manager/status" => json!({ "status": "running" }),
+        "/manager/announcement" => json!({ "enabled": false }),
+        "/resource/usage/month" => json!({ "group_ids": [], "month": "201907" }),
+        "/resource/usage/period" => json!({
+            "group_id": "2de2b969-1d04-48a6-af16-0bc8adb3c831", "start_date": "20190701", "end_date": "20190801",
+        }),
         _ => json!({ "runId": null, "mode": "query", "code": "", "files": ["x"] }),
     }
 }
@@ -101,6 +122,35 @@ async fn every_route_says_who_may() {
     }
 }
 
+#[tokio::test]
+async fn every_route_heeds_the_managers_status() {
+    let api = Api::start().await;
+    for status in ["frozen", "preparing", "terminated", "running"] {
+        let set = json!({ "status": status });
+        let answer = api.call(Role::Superadmin, "PUT", "/manager/status", &set).await;
+        assert_eq!(answer.status, 204, "{}", answer.json());
+        for route in ROUTES.iter().filter(|route| route.method != "PUT") {
+            let refusal = match (route.status, status) {
+                (StatusGate::None, _) | (_, "running") | (StatusGate::RunningOrFrozen, "frozen") => None,
+                (StatusGate::Running, "frozen") => Some("server-frozen"),
+                _ => Some("service-unavailable"),
+            };
+            let target = &targets(route.path, &[])[0];
+            let request = Request::new(Role::Superadmin, route.method, target).json(&body(route.path));
+            let answer = api.send(request).await.json();
+            let kind = answer["type"].as_str().unwrap_or_default();
+            let kind = kind.strip_prefix("https://api.backend.ai/probs/");
+            let gates = ["server-frozen", "service-unavailable"];
+            assert_eq!(
+                kind.filter(|kind| gates.contains(kind)),
+                refusal,
+                "{status}: {} {target}: {answer}",
+                route.method
+            );
+        }
+    }
+}
+
 #[test]
 fn every_route_is_compared_with_the_original_unless_it_is_listed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -108,7 +158,7 @@ fn every_route_is_compared_with_the_original_unless_it_is_listed() {
         .iter()
         .map(|route| format!("{} {}", route.method, route.path))
         .collect();
-    for file in ["basic", "auth", "session"] {
+    for file in ["basic", "auth", "session", "config", "manager", "resource"] {
         let recordings = fs::read_to_string(folder.join(format!("recordings/{file}.jsonl"))).unwrap();
         for recorded in recordings.lines() {
             let recorded: Value = serde_json::from_str(recorded).unwrap();

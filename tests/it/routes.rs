@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use bai_core::auth::StatusGate;
+use bai_core::manager_status::StatusGate;
 use bai_gateway::route::{Gate, ROUTES, Route};
 
 fn row(route: &Route) -> String {
@@ -12,6 +12,7 @@ fn row(route: &Route) -> String {
     let gate = match route.gate {
         Gate::Public => "anybody",
         Gate::Auth => "whoever signs",
+        Gate::Superadmin => "superadmins",
     };
     let status = match route.status {
         StatusGate::None => "always",

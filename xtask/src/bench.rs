@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: a release build measured beside a bare server.
+//! `cargo xtask bench`: a release build measured beside a bare server and beside the original.
 
 use anyhow::Result;
 
-use crate::shell;
+use crate::{peers, services, shell};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,6 +16,8 @@ pub fn run(args: &Args) -> Result<bool> {
     if !shell::run(shell::cargo().args(["build", "--release", "--package", "bai"]))? {
         return Ok(false);
     }
+    services::install_missing();
+    peers::install_missing();
     let mut bench = shell::cargo();
     bench.args([
         "run",

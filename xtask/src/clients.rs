@@ -3,11 +3,9 @@
 //! Each client gets a virtual environment below `target/clients/`, made once for each content of its requirements file.
 //! `tests/clients/session.py` drives the installed command and prints a line for each case.
 
-use std::collections::hash_map::DefaultHasher;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::python::{self, Requirements};
 use crate::report::{Tally, say};
-use crate::{services, shell};
+use crate::shell;
 
 /// A published client and where it runs.
 #[derive(Debug)]
@@ -42,100 +41,20 @@ const START: Duration = Duration::from_secs(30);
 
 /// Drives every client that this machine can run.
 pub fn run(tally: &mut Tally) -> Result<()> {
-    let pythons = pythons();
     for client in CLIENTS {
         let name = format!("backend.ai-client {}", client.version);
-        match environment(client, &pythons) {
+        let requirements = Requirements {
+            file: format!("tests/clients/requirements-{}.txt", client.version),
+            folder: format!("clients/{}", client.version),
+            pythons: client.pythons,
+            are_complete: false,
+        };
+        match python::environment(&requirements) {
             Ok((python, folder)) => drive(client, &python, &folder, tally)?,
             Err(reason) => tally.skip(&name, &format!("{reason:#}")),
         }
     }
     Ok(())
-}
-
-/// Every Python on this machine that can make virtual environments, with its minor version.
-fn pythons() -> Vec<(u32, PathBuf)> {
-    let mut candidates = vec![PathBuf::from("python3")];
-    candidates.extend((6..=13).map(|minor| PathBuf::from(format!("python3.{minor}"))));
-    let versions = shell::answer(Command::new("pyenv").arg("root")).map(PathBuf::from);
-    let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".pyenv"));
-    for root in versions.into_iter().chain(home) {
-        if let Ok(entries) = fs::read_dir(root.join("versions")) {
-            candidates.extend(entries.flatten().map(|entry| entry.path().join("bin/python3")));
-        }
-    }
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for candidate in candidates {
-        if let Some(minor) = minor_version(&candidate)
-            && !found.iter().any(|(known, _)| *known == minor)
-        {
-            found.push((minor, candidate));
-        }
-    }
-    found
-}
-
-fn minor_version(python: &Path) -> Option<u32> {
-    let probe = "import ensurepip, sys, venv; print(sys.version_info[1])";
-    shell::answer(Command::new(python).args(["-c", probe]))?
-        .parse()
-        .ok()
-}
-
-/// The virtual environment of a client, made when it is missing, and the Python that it was made with.
-fn environment(client: &Client, pythons: &[(u32, PathBuf)]) -> Result<(PathBuf, PathBuf)> {
-    let mut pythons = pythons.to_vec();
-    if pythons.is_empty() && services::install_packages(&["python3", "python3-venv"]) {
-        pythons = self::pythons();
-    }
-    let wanted = |minor: &&u32| pythons.iter().find(|(known, _)| known == *minor);
-    let Some((_, python)) = client.pythons.iter().find_map(|minor| wanted(&minor)) else {
-        let names: Vec<_> = client.pythons.iter().map(|minor| format!("3.{minor}")).collect();
-        bail!(
-            "no Python {} with venv and pip on this machine",
-            names.join(" or ")
-        );
-    };
-    let requirements = shell::root().join(format!("tests/clients/requirements-{}.txt", client.version));
-    let text = fs::read(&requirements);
-    let mut stamp = DefaultHasher::new();
-    text.with_context(|| format!("{} is missing", requirements.display()))?
-        .hash(&mut stamp);
-    let stamp = format!("{:016x}", stamp.finish());
-    let folder = shell::root().join("target/clients").join(client.version);
-    if fs::read_to_string(folder.join("stamp")).is_ok_and(|made_for| made_for == stamp) {
-        return Ok((python.clone(), folder));
-    }
-    say(&format!(
-        "making a virtual environment for backend.ai-client {}",
-        client.version
-    ));
-    quiet(Command::new(python).args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let pip = folder.join("bin/python");
-    let install = [
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-        "--requirement",
-    ];
-    quiet(Command::new(pip).args(install).arg(&requirements))?;
-    fs::write(folder.join("stamp"), stamp)?;
-    Ok((python.clone(), folder))
-}
-
-/// Runs without showing the output; its last line is the reason of a failure.
-fn quiet(command: &mut Command) -> Result<()> {
-    let shown = shell::describe(command);
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot start {shown}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    bail!("`{shown}` failed: {}", last.unwrap_or("without a word"))
 }
 
 /// Starts a server and lets one client talk to it.

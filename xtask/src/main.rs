@@ -9,6 +9,8 @@ mod clients;
 mod deps;
 mod fuzz;
 mod generate;
+mod peers;
+mod python;
 mod report;
 mod services;
 mod shell;

@@ -40,6 +40,16 @@ pub fn install_missing() {
     }
 }
 
+/// Those of these programs that are not on this machine.
+pub fn missing<'a>(programs: &[&'a str]) -> Vec<&'a str> {
+    let is_missing = |wanted: &&str| {
+        PROGRAMS
+            .iter()
+            .any(|(program, folder, _)| program == wanted && !is_installed(program, folder))
+    };
+    programs.iter().copied().filter(is_missing).collect()
+}
+
 /// Installs packages of the system without starting anything; false when that cannot be.
 pub fn install_packages(packages: &[&str]) -> bool {
     if !shell::is_root() || shell::find("apt-get").is_none() {

@@ -1,17 +1,17 @@
 //! `cargo xtask test`: from a clean checkout to one closing line.
 //!
-//! Order: checks, build, the workspace's own tests, the real clients against a running server, then the fuzzers for a
+//! Order: checks, build, the workspace's own tests, those of the API on the cluster profile, the real clients against a running server, then the fuzzers for a
 //! short time. What this machine
 //! lacks is installed when that is possible, and otherwise reported as skipped with the reason. A failing step does not
 //! keep the later ones from running, except that nothing runs without a build.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
 use crate::report::{Tally, say};
-use crate::{check, clients, fuzz, services, shell};
+use crate::{check, clients, fuzz, peers, services, shell};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -40,7 +40,9 @@ pub fn run(args: &Args) -> Result<bool> {
         tally.pass();
         if sources {
             services::install_missing();
+            peers::install_missing();
             workspace(&mut tally)?;
+            cluster(&mut tally)?;
         }
         if !args.no_clients {
             clients::run(&mut tally)?;
@@ -54,11 +56,31 @@ pub fn run(args: &Args) -> Result<bool> {
     Ok(tally.close())
 }
 
-/// `cargo test` over the workspace, counted.
+/// `cargo test` over the workspace, on the embedded profile.
 fn workspace(tally: &mut Tally) -> Result<()> {
     let mut tests = shell::cargo();
     tests.args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
-    say(&format!("$ {}", shell::describe(&tests)));
+    count(&mut tests, tally)
+}
+
+/// The tests of the API and the recordings once more, on PostgreSQL, etcd and Redis.
+fn cluster(tally: &mut Tally) -> Result<()> {
+    let missing = services::missing(&["postgres", "etcd", "redis-server"]);
+    if !missing.is_empty() {
+        let why = format!("not installed: {}", missing.join(", "));
+        tally.skip("the API on PostgreSQL, etcd and Redis", &why);
+        return Ok(());
+    }
+    let mut tests = shell::cargo();
+    tests.env("BAI_TEST_PROFILE", "cluster");
+    tests.args(["test", "--package", "it", "--test", "it", "--no-fail-fast", "--"]);
+    tests.args(["api::", "coverage::", "recordings::", "--show-output"]);
+    count(&mut tests, tally)
+}
+
+/// Runs tests and counts them.
+fn count(tests: &mut Command, tally: &mut Tally) -> Result<()> {
+    say(&format!("$ {}", shell::describe(tests)));
     let child = tests.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = shell::Guarded(child.context("cannot start cargo test")?);
     let mut reader = Reader::default();

@@ -244,5 +244,6 @@ async fn heartbeat(host: &Host) -> AgentEvent {
         slot_types: SlotTypes::intrinsic(),
         compute_plugins: json!({"cpu": cpu, "mem": {"version": version}}),
         images,
+        installed: Vec::new(),
     })
 }

@@ -1,5 +1,4 @@
-//! Who is who: credentials for signature checks, logins, usage counters, rate limits and the status gate
-//! (`http-api.md` 3.8, 3.13, 4.2, 6.1).
+//! Who is who: credentials for signature checks, logins, usage counters and rate limits (`http-api.md` 3.8, 3.13, 4.2).
 //!
 //! Invariants: an inactive keypair, user or domain gets in nowhere, at the latest [`CREDENTIAL_TTL`] after it became
 //! inactive; a failed login tells nobody which part was wrong, not even by its duration.
@@ -15,10 +14,10 @@ use crate::{Actor, Error, Identity, Manager, Op, Result};
 
 /// How long a credential is believed without asking the database again.
 pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
-/// How long the manager's status is believed (`http-api.md` 6.1).
-const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
 /// Credentials kept in memory at most; beyond that the cache starts afresh.
 const CREDENTIAL_CACHE_SIZE: usize = 10_000;
+/// Counters that are kept while the database is away.
+const UNWRITTEN_COUNTERS: usize = 100_000;
 /// The window of the rate limit in seconds.
 pub const RATE_LIMIT_WINDOW: u64 = 900;
 /// Requests in the window where the database says NULL.
@@ -54,17 +53,6 @@ pub struct RateLimit {
     pub remaining: u64,
 }
 
-/// What an endpoint demands of the manager's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatusGate {
-    /// Any status.
-    None,
-    /// `running` only.
-    Running,
-    /// `running` or `frozen`.
-    RunningOrFrozen,
-}
-
 /// Credentials by access key, with the time of their reading.
 #[derive(Debug, Default)]
 pub(crate) struct CredentialCache(RwLock<HashMap<AccessKey, Known>>);
@@ -87,10 +75,6 @@ impl CredentialCache {
         cache.insert(access_key, (now, credential));
     }
 }
-
-/// The status text in the configuration store, with the time of its reading.
-#[derive(Debug, Default)]
-pub(crate) struct StatusCache(RwLock<Option<(DateTime<Utc>, String)>>);
 
 /// Counters that are not worth a transaction each.
 #[derive(Debug, Default)]
@@ -117,6 +101,24 @@ impl UsageLedger {
             .sessions
             .entry((access_key.clone(), session.to_owned()))
             .or_default() += 1;
+    }
+
+    /// Puts back what could not be written, under what was counted since, unless that is a great deal.
+    fn put_back(&self, unwritten: Usage) {
+        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwritten.keypairs.len() + unwritten.sessions.len() > UNWRITTEN_COUNTERS {
+            tracing::warn!(
+                "usage counters were given up: there are too many to keep until the database is back"
+            );
+            return;
+        }
+        for (access_key, (count, at)) in unwritten.keypairs {
+            let (sum, last_used) = usage.keypairs.entry(access_key).or_insert((0, at));
+            (*sum, *last_used) = (*sum + count, at.max(*last_used));
+        }
+        for (session, count) in unwritten.sessions {
+            *usage.sessions.entry(session).or_default() += count;
+        }
     }
 
     fn take(&self) -> Usage {
@@ -174,7 +176,7 @@ impl Manager {
         self.usage.note_request(&identity.access_key, op.now);
         let window = Duration::from_secs(RATE_LIMIT_WINDOW);
         let count = self
-            .broker
+            .rates
             .hit(identity.access_key.as_str(), op.now, window)
             .await?;
         let remaining = identity
@@ -229,55 +231,6 @@ impl Manager {
             .map_err(|error| Error::Internal(format!("the password check was interrupted: {error}")))
     }
 
-    /// Whether requests of this kind may pass now (`http-api.md` 6.1). A missing status means `running`.
-    ///
-    /// # Errors
-    /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
-    pub async fn check_status(&self, gate: StatusGate) -> Result<()> {
-        if gate == StatusGate::None {
-            return Ok(());
-        }
-        let (allowed, required): (&[&str], _) = match gate {
-            StatusGate::RunningOrFrozen => (
-                &["running", "frozen"],
-                "frozenset({<ManagerStatus.RUNNING: 'running'>, <ManagerStatus.FROZEN: 'frozen'>})",
-            ),
-            StatusGate::Running | StatusGate::None => {
-                (&["running"], "frozenset({<ManagerStatus.RUNNING: 'running'>})")
-            }
-        };
-        let status = self.manager_status().await?;
-        match status.as_str() {
-            status if allowed.contains(&status) => Ok(()),
-            "frozen" => Err(Error::ServerFrozen),
-            _ => Err(Error::ServiceUnavailable(format!(
-                "Server is not in the required status: {required}"
-            ))),
-        }
-    }
-
-    async fn manager_status(&self) -> Result<String> {
-        let now = self.clock.now();
-        let cached = self
-            .status
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some((read_at, status)) = cached
-            && now.signed_duration_since(read_at) < STATUS_TTL
-        {
-            return Ok(status);
-        }
-        let status = self
-            .config
-            .get("manager/status")
-            .await?
-            .unwrap_or_else(|| "running".to_owned());
-        *self.status.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, status.clone()));
-        Ok(status)
-    }
-
     /// Hashes a password as the database keeps it (`data-model.md` 8.2). Takes a quarter of a second of a core.
     ///
     /// # Errors
@@ -290,30 +243,39 @@ impl Manager {
             .map_err(|error| Error::Internal(format!("cannot hash a password: {error}")))
     }
 
-    /// Writes the counters gathered since the last call. What cannot be written is lost with a log line: counters are
-    /// not worth stopping for.
+    /// Writes the counters gathered since the last call. While the database is away they are kept; what may have been
+    /// written is not written again.
     pub(crate) async fn flush_usage(&self) {
         let usage = self.usage.take();
         if usage.keypairs.is_empty() && usage.sessions.is_empty() {
             return;
         }
-        let written: std::result::Result<(), bai_store::Error> = async {
+        let prepared: std::result::Result<_, bai_store::Error> = async {
             let mut tx = self.store.begin().await?;
             let keypairs: Vec<_> = usage
                 .keypairs
-                .into_iter()
-                .map(|(key, (count, at))| (key, count, at))
+                .iter()
+                .map(|(key, (count, at))| (key.clone(), *count, *at))
                 .collect();
             tx.record_usage(&keypairs).await?;
             let sessions: Vec<_> = usage
                 .sessions
-                .into_iter()
-                .map(|((access_key, session), count)| (access_key, session, count))
+                .iter()
+                .map(|((access_key, session), count)| (access_key.clone(), session.clone(), *count))
                 .collect();
             tx.record_session_usage(&sessions).await?;
-            tx.commit().await
+            Ok(tx)
         }
         .await;
+        let written = match prepared {
+            Ok(tx) => tx.commit().await,
+            Err(error) => {
+                if error.is_retryable() {
+                    self.usage.put_back(usage);
+                }
+                Err(error)
+            }
+        };
         if let Err(error) = written {
             tracing::warn!(%error, "usage counters could not be written");
         }

@@ -27,6 +27,9 @@ pub enum Error {
     /// `invalid-api-params`, 400; `data` names the parameters where validation failed.
     #[error("{message}")]
     InvalidParameters { message: String, data: Option<Value> },
+    /// `generic-not-found`, 404, with what is missing.
+    #[error("{0}")]
+    NotFound(String),
     /// `kernel-not-found`, 404.
     #[error("no such session")]
     KernelNotFound,
@@ -88,28 +91,73 @@ impl Error {
 
 impl From<bai_store::Error> for Error {
     /// Trouble with the database is nothing that the requester could change; while it may pass, they may come again. A
-    /// text that does not fit its column is theirs to shorten.
+    /// value that does not fit its column is theirs to change.
     fn from(error: bai_store::Error) -> Self {
-        if let bai_store::Error::TooLong { column, limit, .. } = &error {
-            return Self::invalid(format!("{column} must have at most {limit} characters"));
+        match &error {
+            bai_store::Error::TooLong { column, limit, .. } => {
+                return Self::invalid(format!("{column} must have at most {limit} characters"));
+            }
+            bai_store::Error::Unstorable(why) => {
+                return Self::invalid(format!("the database cannot keep a value: {why}"));
+            }
+            _ => {}
         }
-        tracing::error!(%error, "the database failed");
-        if error.is_retryable() {
-            Self::ServiceUnavailable("the database is not available; try again shortly".to_owned())
-        } else {
-            Self::Internal(error.to_string())
+        match &error {
+            bai_store::Error::Fenced { name } => {
+                tracing::warn!(duty = name, "another manager has taken this work over");
+                Self::ServiceUnavailable("another manager has taken this over; look again".to_owned())
+            }
+            bai_store::Error::Contention(_) => {
+                tracing::warn!(%error, "the database was busy with something else");
+                Self::ServiceUnavailable("too many want to change the same; try again shortly".to_owned())
+            }
+            bai_store::Error::Unavailable(_) => {
+                tracing::error!(%error, "the database is away");
+                Self::ServiceUnavailable("the database is not available; try again shortly".to_owned())
+            }
+            _ => {
+                tracing::error!(%error, "the database failed");
+                Self::Internal(error.to_string())
+            }
         }
     }
 }
 
 impl From<bai_backplane::Error> for Error {
-    /// As for the database.
+    /// As for the database. Where the service is, and where that is set, is for the log.
     fn from(error: bai_backplane::Error) -> Self {
-        tracing::error!(%error, "the configuration store or the broker failed");
-        if error.is_retryable() {
-            Self::ServiceUnavailable("the configuration store is not available; try again shortly".to_owned())
-        } else {
-            Self::Internal(error.to_string())
+        match &error {
+            bai_backplane::Error::Unavailable(away) => {
+                tracing::error!(%error, "a service of the site is away");
+                Self::ServiceUnavailable(format!("{} is not available; try again shortly", away.service))
+            }
+            bai_backplane::Error::Retryable(_) => {
+                tracing::error!(%error, "the configuration store or the broker is away");
+                Self::ServiceUnavailable(
+                    "a service of the site is not available; try again shortly".to_owned(),
+                )
+            }
+            bai_backplane::Error::Terminal(_) => {
+                tracing::error!(%error, "the configuration store or the broker failed");
+                Self::Internal(error.to_string())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_no_column_can_keep_are_the_requesters_to_change() {
+        let too_long = bai_store::Error::TooLong {
+            table: "kernels",
+            column: "tag",
+            limit: 64,
+        };
+        for error in [too_long, bai_store::Error::Unstorable("a NUL".to_owned())] {
+            assert!(matches!(Error::from(error), Error::InvalidParameters { .. }));
         }
     }
 }

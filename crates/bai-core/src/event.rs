@@ -17,13 +17,20 @@ impl Manager {
     /// Records what an agent tells.
     pub(crate) async fn handle_event(self: &Arc<Self>, agent: &AgentId, event: AgentEvent) -> Result<()> {
         match event {
-            AgentEvent::InstanceHeartbeat(info) => self.record_heartbeat(info).await?,
+            AgentEvent::InstanceHeartbeat(info) => {
+                self.note_info(&info, false);
+                self.record_heartbeat(info).await?;
+            }
+            // Its heartbeat has said the same.
+            AgentEvent::InstanceStarted { .. } => {}
             AgentEvent::InstanceTerminated { agent, reason } => {
                 tracing::info!(agent.id = %agent, reason, "an agent left");
                 let mut tx = self.store.begin().await?;
                 tx.set_agent_status(&agent, AgentStatus::Terminated, Some(self.clock.now()))
                     .await?;
                 tx.commit().await?;
+                self.note_left(&agent);
+                self.forget_heartbeats(&agent).await;
             }
             AgentEvent::KernelTerminated {
                 kernel,
@@ -44,7 +51,7 @@ impl Manager {
                 });
             }
             AgentEvent::KernelPreparing { kernel }
-            | AgentEvent::KernelPulling { kernel }
+            | AgentEvent::KernelPulling { kernel, .. }
             | AgentEvent::KernelCreating { kernel }
             | AgentEvent::KernelStarted { kernel } => {
                 tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");
@@ -87,10 +94,12 @@ impl Manager {
             return Ok(());
         }
         tracing::info!(agent.id = %agent, kernel.id = %kernel, reason, "a kernel ended");
-        self.record_end(kernel, reason, stats).await
+        self.record_end(None, kernel, reason, stats).await
     }
 
-    async fn record_heartbeat(&self, info: AgentInfo) -> Result<()> {
+    /// Records all that an agent says of itself. What fails is tried again ([`Manager::speak_for_agents`]).
+    pub(crate) async fn record_heartbeat(&self, info: AgentInfo) -> Result<()> {
+        self.note_heartbeat(&info).await;
         let types: Vec<(String, String)> = info
             .slot_types
             .iter()
@@ -102,20 +111,18 @@ impl Manager {
             self.config.put_all(&types).await?;
         }
         self.register_agent_images(&info.images).await?;
+        let agent = bai_store::agent::NewAgent {
+            id: info.id.clone(),
+            region: info.region.clone(),
+            addr: info.addr.clone(),
+            version: info.version.clone(),
+            available_slots: info.available_slots.clone(),
+            compute_plugins: info.compute_plugins.clone(),
+        };
         let mut tx = self.store.begin().await?;
-        tx.upsert_agent(
-            &bai_store::agent::NewAgent {
-                id: info.id,
-                region: info.region,
-                addr: info.addr,
-                version: info.version,
-                available_slots: info.available_slots,
-                compute_plugins: info.compute_plugins,
-            },
-            self.clock.now(),
-        )
-        .await?;
+        tx.upsert_agent(&agent, self.clock.now()).await?;
         tx.commit().await?;
+        self.note_info(&info, true);
         self.registered.send_replace(true);
         self.nudge_reconcilers();
         Ok(())

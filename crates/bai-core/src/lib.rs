@@ -11,12 +11,19 @@
 //! Not here: HTTP, GraphQL, wire formats, and how hosts run kernels.
 
 pub mod auth;
+mod cluster;
+pub mod config;
+pub mod doctor;
 pub mod error;
 mod event;
 pub mod image;
+mod liveness;
 pub mod manager;
+pub mod manager_status;
 pub mod op;
+mod rate;
 mod reconcile;
+pub mod resource;
 pub mod session;
 
 pub use auth::Credential;

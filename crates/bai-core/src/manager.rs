@@ -9,18 +9,23 @@ use std::time::Duration;
 
 use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
+use bai_backplane::kv::WatchEvent;
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
-use bai_proto::event::AgentEvent;
+use bai_proto::event::{AgentEvent, AgentInfo};
 use bai_store::Store;
+use futures_util::StreamExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{CredentialCache, UsageLedger};
+use crate::cluster::{Cluster, Duty};
 use crate::image::Catalogue;
+use crate::manager_status::StatusCache;
+use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
 use crate::{Error, Result, auth};
 
@@ -34,6 +39,11 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first heartbeat of an agent is waited for.
 const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where the types of slots are (`data-model.md` 10.1).
+const SLOT_TYPES: &str = "config/resource_slots/";
+/// Before a watch that could not begin is begun again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a manager is made of.
 #[derive(Debug)]
 pub struct ManagerOptions {
@@ -44,6 +54,9 @@ pub struct ManagerOptions {
     pub broker: Arc<dyn Broker>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
+    /// How long an agent that says nothing is believed to be there: `manager.heartbeat-timeout` (`http-api.md` 5.1), which
+    /// must be longer than the three seconds between heartbeats.
+    pub heartbeat_timeout: Duration,
 }
 
 /// Everything that operations share. Made once by [`Manager::start`] and held in an [`Arc`].
@@ -57,15 +70,33 @@ pub struct Manager {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
-    pub(crate) status: auth::StatusCache,
+    pub(crate) status: StatusCache,
     pub(crate) password_checks: Semaphore,
+    pub(crate) rates: RateCounter,
+    pub(crate) cluster: Cluster,
+    pub(crate) heartbeat_timeout: Duration,
     pub(crate) in_flight: InFlight,
-    agents: Mutex<HashMap<AgentId, Arc<dyn AgentRpc>>>,
+    agents: Mutex<HashMap<AgentId, Attached>>,
     pub(crate) tasks: TaskTracker,
+    membership: TaskTracker,
+    /// Work begins no more, and what goes on ends.
     pub(crate) stopping: CancellationToken,
+    /// The lease is kept up until here.
+    pub(crate) leaving: CancellationToken,
     nudge: Notify,
+    /// The configuration store lost what was in it.
+    pub(crate) forgotten: Notify,
     /// Whether an agent's first heartbeat was recorded.
     pub(crate) registered: watch::Sender<bool>,
+}
+
+/// An agent in service.
+#[derive(Debug)]
+struct Attached {
+    rpc: Arc<dyn AgentRpc>,
+    /// What it last said of itself, and whether all of that is recorded.
+    info: Option<AgentInfo>,
+    is_registered: bool,
 }
 
 impl Manager {
@@ -75,6 +106,9 @@ impl Manager {
     /// When the configuration store cannot take the manager's status.
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
         let manager = Arc::new(Self {
+            rates: RateCounter::new(Arc::clone(&options.broker), Arc::clone(&options.clock)),
+            cluster: Cluster::new(&options.store, options.random.as_ref()),
+            heartbeat_timeout: options.heartbeat_timeout,
             store: options.store,
             catalogue: Catalogue::new(options.config.clone(), options.registries),
             config: options.config,
@@ -83,26 +117,36 @@ impl Manager {
             random: options.random,
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
-            status: auth::StatusCache::default(),
+            status: StatusCache::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             agents: Mutex::default(),
             tasks: TaskTracker::new(),
+            membership: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            leaving: CancellationToken::new(),
             nudge: Notify::new(),
+            forgotten: Notify::new(),
             registered: watch::Sender::new(false),
         });
-        manager.config.put("manager/status", "running").await?;
+        manager.take_up_status().await?;
+        manager.join().await?;
+        manager.membership.spawn(Arc::clone(&manager).take_part());
+        manager.spawn("calls of other managers", Self::hear_others);
+        manager.spawn("timers", Self::do_timers);
+        manager.spawn("heartbeats", Self::speak_for_agents);
+        manager.spawn("configuration watch", Self::watch_configuration);
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
+        manager.spawn("follow the manager's status", Self::follow_status);
         Ok(manager)
     }
 
-    /// Stops taking part: background work ends, counters are written. Sessions go on.
+    /// Stops taking part: background work ends, counters are written, and other managers take over. Sessions go on.
     pub async fn shutdown(&self) {
         self.stopping.cancel();
         self.tasks.close();
-        // What does not end in time is taken up from its record at the next start.
+        // What does not end in time is taken up from its record, by another manager or at the next start.
         if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait())
             .await
             .is_err()
@@ -110,6 +154,9 @@ impl Manager {
             tracing::warn!("some work with sessions did not end in time; it goes on after the next start");
         }
         self.flush_usage().await;
+        self.leave().await;
+        self.membership.close();
+        self.membership.wait().await;
     }
 
     /// Takes an agent into service: its calls go to `rpc`, its events arrive in order on `events`. Its kernels are
@@ -120,7 +167,12 @@ impl Manager {
         rpc: Arc<dyn AgentRpc>,
         mut events: mpsc::Receiver<AgentEvent>,
     ) {
-        self.lock_agents().insert(id.clone(), Arc::clone(&rpc));
+        let attached = Attached {
+            rpc: Arc::clone(&rpc),
+            info: None,
+            is_registered: false,
+        };
+        self.lock_agents().insert(id.clone(), attached);
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
@@ -139,7 +191,10 @@ impl Manager {
             }
             // The agent may have come back under its name meanwhile.
             let mut agents = manager.lock_agents();
-            if agents.get(&id).is_some_and(|current| Arc::ptr_eq(current, &rpc)) {
+            if agents
+                .get(&id)
+                .is_some_and(|current| Arc::ptr_eq(&current.rpc, &rpc))
+            {
                 agents.remove(&id);
             }
         });
@@ -165,17 +220,49 @@ impl Manager {
     }
 
     pub(crate) fn agent(&self, id: &AgentId) -> Option<Arc<dyn AgentRpc>> {
-        self.lock_agents().get(id).cloned()
+        self.lock_agents()
+            .get(id)
+            .map(|attached| Arc::clone(&attached.rpc))
     }
 
     pub(crate) fn attached_agents(&self) -> Vec<(AgentId, Arc<dyn AgentRpc>)> {
         self.lock_agents()
             .iter()
-            .map(|(id, rpc)| (id.clone(), Arc::clone(rpc)))
+            .map(|(id, attached)| (id.clone(), Arc::clone(&attached.rpc)))
             .collect()
     }
 
-    fn lock_agents(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Arc<dyn AgentRpc>>> {
+    /// What the attached agents said of themselves, and whether all of it is recorded.
+    pub(crate) fn attached_infos(&self) -> Vec<(AgentInfo, bool)> {
+        self.lock_agents()
+            .values()
+            .filter_map(|attached| Some((attached.info.clone()?, attached.is_registered)))
+            .collect()
+    }
+
+    /// Notes what an attached agent says of itself, before it is recorded and after.
+    pub(crate) fn note_info(&self, info: &AgentInfo, is_registered: bool) {
+        if let Some(attached) = self.lock_agents().get_mut(&info.id) {
+            attached.is_registered = is_registered;
+            attached.info = Some(info.clone());
+        }
+    }
+
+    /// Notes that an attached agent has left, until it says something again.
+    pub(crate) fn note_left(&self, agent: &AgentId) {
+        if let Some(attached) = self.lock_agents().get_mut(agent) {
+            attached.info = None;
+        }
+    }
+
+    /// Has every attached agent recorded again as if it came.
+    pub(crate) fn register_agents_anew(&self) {
+        for attached in self.lock_agents().values_mut() {
+            attached.is_registered = false;
+        }
+    }
+
+    fn lock_agents(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Attached>> {
         // The map is valid after any panic: its operations are single calls.
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,15 +309,45 @@ impl Manager {
                 tracing::error!(%error, "reconciling sessions failed; it will be tried again");
             }
         }
+        let mut duties = Vec::new();
+        for (agent, _) in self.attached_agents() {
+            duties.push(Duty::Agent(agent));
+        }
+        self.hand_over(duties).await;
+    }
+
+    /// Learns when the configuration store may have lost what agents said of themselves: it is told again then.
+    async fn watch_configuration(self: Arc<Self>) {
+        loop {
+            let watched = async {
+                match self.config.watch(SLOT_TYPES, None).await {
+                    Ok(mut events) => {
+                        while let Some(event) = events.next().await {
+                            if matches!(event, WatchEvent::Resync { .. }) {
+                                self.forgotten.notify_one();
+                            }
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the configuration cannot be watched yet"),
+                }
+            };
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = watched => {}
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(WATCH_PAUSE) => {}
+            }
+        }
     }
 }
 
 /// The slot types of the cluster (`data-model.md` 10.1).
 pub(crate) async fn slot_types(config: &Config) -> Result<SlotTypes> {
-    const PREFIX: &str = "config/resource_slots/";
     let mut types = SlotTypes::intrinsic();
-    for (key, unit) in config.prefix(PREFIX).await? {
-        let Some(name) = key.strip_prefix(PREFIX) else {
+    for (key, unit) in config.prefix(SLOT_TYPES).await? {
+        let Some(name) = key.strip_prefix(SLOT_TYPES) else {
             continue;
         };
         match unit.as_str() {

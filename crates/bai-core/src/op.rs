@@ -49,6 +49,18 @@ impl Identity {
 }
 
 impl Op {
+    /// Lets superadmins pass, and the system itself (`http-api.md` 3.10, Q-04).
+    ///
+    /// # Errors
+    /// [`crate::Error::Unauthorized`] for anybody else, which is 401 for known requesters too.
+    pub fn superadmin(&self) -> crate::Result<()> {
+        match &self.actor {
+            Actor::System(_) => Ok(()),
+            Actor::Keypair(identity) if identity.is_superadmin() => Ok(()),
+            Actor::Keypair(_) | Actor::Anonymous => Err(crate::Error::Unauthorized(None)),
+        }
+    }
+
     /// The verified keypair, or the 401 that its absence means.
     pub fn identity(&self) -> crate::Result<&Identity> {
         match &self.actor {

@@ -6,7 +6,8 @@
 //! when nudged, starts the same work for every record that has none, and compares what each agent runs with what the
 //! records say it should run.
 //!
-//! Invariants: at most one piece of work per kernel in this process; every step may be repeated (agents answer a second
+//! Invariants: at most one piece of work per kernel in this process, and by its claim ([`crate::cluster`]) at most one of
+//! all managers; every step may be repeated (agents answer a second
 //! creation of a running kernel with the first answer, and destroying an unknown kernel succeeds); every transition is
 //! guarded by the states it may start from, so that a late outcome cannot revive a dead kernel.
 
@@ -20,6 +21,7 @@ use bai_store::kernel::{KernelPorts, KernelRow};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::cluster::Duty;
 use crate::{Error, Manager, Result};
 
 /// `status_info` of a session that never ran.
@@ -29,11 +31,33 @@ const CREATION_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long an agent's other answers may take (`http-api.md` 4.8.3, 4.8.4).
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a request waits for what another manager does with its kernel, unless that is a creation.
+const FOLLOW_DEADLINE: Duration = Duration::from_secs(45);
+/// Pauses between looks at what another manager does.
+const FOLLOW_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// How long work waits for a service that is away before it is left to the reconciler, and between attempts.
+const AWAY_PATIENCE: Duration = Duration::from_secs(15);
+const AWAY_PAUSE: Duration = Duration::from_millis(300);
+
+/// What to do with a kernel that another manager is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfClaimed {
+    /// Wait for the outcome there: somebody wants to know.
+    Follow,
+    /// Leave it to them.
+    Leave,
+}
+
 /// How a piece of work ended. `Done` carries the statistics of a terminated kernel.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Done(Option<Value>),
     AgentFailed(AgentError),
+    /// Another manager is at it.
+    Elsewhere,
+    /// A service of the site stayed away, which the text names. The record stands, and is carried out when it is back.
+    Away(String),
     /// The record changed under the work, or the work could not be recorded.
     Overtaken(String),
 }
@@ -47,7 +71,7 @@ impl InFlight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn contains(&self, kernel: KernelId) -> bool {
+    pub(crate) fn contains(&self, kernel: KernelId) -> bool {
         self.lock().contains_key(&kernel)
     }
 
@@ -73,7 +97,7 @@ impl Manager {
     /// for first: it may have been started for an earlier state.
     pub(crate) async fn carry_out(self: &Arc<Self>, kernel: KernelId) -> Outcome {
         loop {
-            let (receiver, is_ours) = self.start_work(kernel);
+            let (receiver, is_ours) = self.start_work(kernel, IfClaimed::Follow);
             let outcome = wait_for(receiver).await;
             if is_ours {
                 return outcome;
@@ -84,12 +108,20 @@ impl Manager {
     /// The same for a kernel that was recorded a moment ago: whatever is going on for it was started for that record,
     /// so that its outcome is the wanted one, whoever started it.
     pub(crate) async fn carry_out_first(self: &Arc<Self>, kernel: KernelId) -> Outcome {
-        let (receiver, _) = self.start_work(kernel);
-        wait_for(receiver).await
+        let (receiver, is_ours) = self.start_work(kernel, IfClaimed::Follow);
+        let outcome = wait_for(receiver).await;
+        match outcome {
+            Outcome::Elsewhere if !is_ours => self.carry_out(kernel).await,
+            outcome => outcome,
+        }
     }
 
     /// Starts the work for a kernel unless it is going on. The second value says whether it was started here.
-    fn start_work(self: &Arc<Self>, kernel: KernelId) -> (watch::Receiver<Option<Outcome>>, bool) {
+    fn start_work(
+        self: &Arc<Self>,
+        kernel: KernelId,
+        if_claimed: IfClaimed,
+    ) -> (watch::Receiver<Option<Outcome>>, bool) {
         let mut in_flight = self.in_flight.lock();
         if let Some(receiver) = in_flight.get(&kernel) {
             return (receiver.clone(), false);
@@ -104,9 +136,12 @@ impl Manager {
                 kernel,
             };
             let outcome = manager
-                .work(kernel)
+                .work(kernel, if_claimed)
                 .await
-                .unwrap_or_else(|error| Outcome::Overtaken(error.to_string()));
+                .unwrap_or_else(|error| match error {
+                    Error::ServiceUnavailable(text) => Outcome::Away(text),
+                    error => Outcome::Overtaken(error.to_string()),
+                });
             drop(registered);
             // Nobody waiting is fine: the record holds the result.
             _ = sender.send(Some(outcome));
@@ -114,7 +149,49 @@ impl Manager {
         (receiver, true)
     }
 
-    async fn work(&self, kernel: KernelId) -> Result<Outcome> {
+    async fn work(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+        let duty = Duty::Kernel(kernel);
+        if !self.claim(&duty).await? {
+            return match if_claimed {
+                IfClaimed::Leave => Ok(Outcome::Elsewhere),
+                IfClaimed::Follow => self.follow(kernel).await,
+            };
+        }
+        let outcome = self.work_with_patience(kernel).await;
+        let was_lost = outcome.is_err() && !self.has_claimed(&duty).await.unwrap_or(true);
+        self.give_back(kernel).await;
+        match outcome {
+            // This manager was believed dead; what the other one makes of it counts.
+            Err(_) if was_lost && if_claimed == IfClaimed::Follow => self.follow(kernel).await,
+            Ok(Outcome::Elsewhere) => {
+                self.call_others().await;
+                match if_claimed {
+                    IfClaimed::Leave => Ok(Outcome::Elsewhere),
+                    IfClaimed::Follow => self.follow(kernel).await,
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Does the work, again while a service that it needs is away: every step may be repeated.
+    async fn work_with_patience(&self, kernel: KernelId) -> Result<Outcome> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let outcome = self.work_claimed(kernel).await;
+            let is_away = matches!(outcome, Err(Error::ServiceUnavailable(_)));
+            if !is_away || started.elapsed() > AWAY_PATIENCE || self.stopping.is_cancelled() {
+                return outcome;
+            }
+            tokio::time::sleep(AWAY_PAUSE).await;
+            // It may be another manager's by now.
+            if !self.has_claimed(&Duty::Kernel(kernel)).await.unwrap_or(true) {
+                return outcome;
+            }
+        }
+    }
+
+    async fn work_claimed(&self, kernel: KernelId) -> Result<Outcome> {
         let Some(row) = self.store.reader().kernel(kernel).await? else {
             return Ok(Outcome::Overtaken("the kernel is not recorded".to_owned()));
         };
@@ -122,7 +199,10 @@ impl Manager {
         let Some(agent) = agent else {
             // Only a request comes here for an agent that has just gone; what it recorded must not outlive its answer.
             if row.status == Some(KernelStatus::Preparing) {
-                self.record_end(kernel, CREATION_FAILED, None).await?;
+                self.record_end(Some(&Duty::Kernel(kernel)), kernel, CREATION_FAILED, None)
+                    .await?;
+            } else if !self.cluster.is_alone() {
+                return Ok(Outcome::Elsewhere);
             }
             return Ok(Outcome::AgentFailed(AgentError::exception(
                 "ConnectionError",
@@ -134,6 +214,35 @@ impl Manager {
             Some(KernelStatus::Restarting) => self.restart_on(&agent, &row).await,
             Some(KernelStatus::Terminating) => self.destroy_on(&agent, &row).await,
             _ => Ok(Outcome::Done(None)),
+        }
+    }
+
+    /// Waits for what another manager makes of a kernel.
+    async fn follow(&self, kernel: KernelId) -> Result<Outcome> {
+        let mut pause = FOLLOW_PAUSE.0;
+        let started = tokio::time::Instant::now();
+        loop {
+            let Some(row) = self.store.reader().kernel(kernel).await? else {
+                return Ok(Outcome::Overtaken("the kernel is not recorded".to_owned()));
+            };
+            let deadline = match row.status {
+                Some(KernelStatus::Preparing) => CREATION_DEADLINE,
+                Some(KernelStatus::Restarting | KernelStatus::Terminating) => FOLLOW_DEADLINE,
+                Some(KernelStatus::Error) => {
+                    let info = row.status_info.unwrap_or_default();
+                    return Ok(Outcome::AgentFailed(AgentError::exception("RuntimeError", info)));
+                }
+                _ => return Ok(Outcome::Done(row.last_stat)),
+            };
+            if started.elapsed() > deadline {
+                return Ok(Outcome::AgentFailed(AgentError::Timeout));
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => {
+                    return Ok(Outcome::Overtaken("the manager is stopping".to_owned()));
+                }
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(FOLLOW_PAUSE.1),
+            }
         }
     }
 
@@ -158,7 +267,8 @@ impl Manager {
                 if let Err(error) = self.destroyed(agent, row.id).await {
                     tracing::warn!(kernel.id = %row.id, %error, "a half-created kernel could not be destroyed; the reconciler will");
                 }
-                self.record_end(row.id, CREATION_FAILED, None).await?;
+                self.record_end(Some(&Duty::Kernel(row.id)), row.id, CREATION_FAILED, None)
+                    .await?;
                 Ok(Outcome::AgentFailed(error))
             }
         }
@@ -185,7 +295,9 @@ impl Manager {
                     AgentError::Timeout => "Operation timeout (restart_session)",
                     AgentError::Exception { .. } => other,
                 };
+                let duty = Duty::Kernel(row.id);
                 let mut tx = self.store.begin().await?;
+                self.fence(&mut tx, &duty).await?;
                 tx.set_kernel_status(
                     row.id,
                     &[KernelStatus::Restarting],
@@ -193,7 +305,7 @@ impl Manager {
                     Some(info),
                 )
                 .await?;
-                tx.commit().await?;
+                self.commit_and_give_back(tx, &duty).await?;
                 Ok(Outcome::AgentFailed(error))
             }
         }
@@ -202,7 +314,13 @@ impl Manager {
     async fn destroy_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
         match self.destroyed(agent, row.id).await {
             Ok(stats) => {
-                self.record_end(row.id, "user-requested", stats.clone()).await?;
+                self.record_end(
+                    Some(&Duty::Kernel(row.id)),
+                    row.id,
+                    "user-requested",
+                    stats.clone(),
+                )
+                .await?;
                 // The agent's own event may have come first, with the statistics.
                 let stats = match stats {
                     Some(stats) => Some(stats),
@@ -274,9 +392,11 @@ impl Manager {
             stdout_port: created.stdout_port,
             service_ports: serde_json::to_value(created.service_ports).unwrap_or(Value::Null),
         };
+        let duty = Duty::Kernel(row.id);
         let mut tx = self.store.begin().await?;
+        self.fence(&mut tx, &duty).await?;
         let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
-        tx.commit().await?;
+        self.commit_and_give_back(tx, &duty).await?;
         if is_recorded {
             return Ok(Outcome::Done(None));
         }
@@ -287,17 +407,24 @@ impl Manager {
         ))
     }
 
+    /// Records that a kernel ended, if the work that found it so is still this manager's. `None` is what an agent told.
     pub(crate) async fn record_end(
         &self,
+        duty: Option<&Duty>,
         kernel: KernelId,
         reason: &str,
         stats: Option<Value>,
     ) -> Result<()> {
         let mut tx = self.store.begin().await?;
+        if let Some(duty) = duty {
+            self.fence(&mut tx, duty).await?;
+        }
         tx.terminate_kernel(kernel, reason, self.clock.now(), stats)
             .await?;
-        tx.commit().await?;
-        Ok(())
+        match duty {
+            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await,
+            _ => Ok(tx.commit().await?),
+        }
     }
 
     /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.
@@ -349,32 +476,43 @@ impl Manager {
         })
     }
 
-    /// Compares records and agents and starts what is missing. Takes no input and may run at any time.
+    /// Starts what is recorded and not going on, and compares records and agents. Takes no input and may run at any time.
     pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<()> {
         for (id, agent) in self.attached_agents() {
             let recorded = self.store.reader().live_kernels_of_agent(&id).await?;
-            let running = match self.listed(&agent).await {
-                Ok(kernels) => kernels,
-                Err(error) => {
-                    tracing::warn!(agent.id = %id, %error, "an agent does not say what it runs");
-                    continue;
-                }
-            };
             for row in &recorded {
-                match row.status {
-                    Some(KernelStatus::Preparing | KernelStatus::Restarting | KernelStatus::Terminating) => {
-                        self.start_work(row.id);
-                    }
-                    Some(KernelStatus::Running) if !running.contains(&row.id) => {
-                        self.confirm_lost(&id, &agent, row).await?
-                    }
-                    _ => {}
+                if row.status.is_some_and(is_between) {
+                    self.start_work(row.id, IfClaimed::Leave);
                 }
             }
-            let recorded: HashSet<KernelId> = recorded.iter().map(|row| row.id).collect();
-            for kernel in running.difference(&recorded) {
-                self.destroy_orphan(&agent, *kernel).await?;
+            // Whoever looks for what is missing has to be the only one to act on it.
+            if !self.claim(&Duty::Agent(id.clone())).await? {
+                continue;
             }
+            if let Err(error) = self.compare(&id, &agent, &recorded).await {
+                tracing::warn!(agent.id = %id, %error, "an agent could not be compared with the records");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends records of kernels that an agent has lost, and kernels without a record. `recorded` was read before.
+    async fn compare(&self, id: &AgentId, agent: &Arc<dyn AgentRpc>, recorded: &[KernelRow]) -> Result<()> {
+        let running = match self.listed(agent).await {
+            Ok(kernels) => kernels,
+            Err(error) => {
+                tracing::warn!(agent.id = %id, %error, "an agent does not say what it runs");
+                return Ok(());
+            }
+        };
+        for row in recorded {
+            if row.status == Some(KernelStatus::Running) && !running.contains(&row.id) {
+                self.confirm_lost(id, agent, row).await?;
+            }
+        }
+        let recorded: HashSet<KernelId> = recorded.iter().map(|row| row.id).collect();
+        for kernel in running.difference(&recorded) {
+            self.destroy_orphan(agent, *kernel).await?;
         }
         Ok(())
     }
@@ -387,12 +525,19 @@ impl Manager {
             .listed(agent)
             .await
             .is_ok_and(|kernels| !kernels.contains(&row.id));
-        let now = self.store.reader().kernel(row.id).await?;
+        if !is_missing || self.in_flight.contains(row.id) {
+            return Ok(());
+        }
+        let mut tx = self.store.begin().await?;
+        self.fence(&mut tx, &Duty::Agent(id.clone())).await?;
+        let now = tx.kernel(row.id).await?;
         let is_unchanged =
             now.is_some_and(|now| (now.status, &now.container_id) == (row.status, &row.container_id));
-        if is_missing && is_unchanged && !self.in_flight.contains(row.id) {
+        if is_unchanged {
             tracing::warn!(agent.id = %id, kernel.id = %row.id, "a session's kernel is gone from its agent");
-            self.record_end(row.id, "lost-on-agent", None).await?;
+            tx.terminate_kernel(row.id, "lost-on-agent", self.clock.now(), None)
+                .await?;
+            tx.commit().await?;
         }
         Ok(())
     }
@@ -409,6 +554,14 @@ impl Manager {
         }
         Ok(())
     }
+}
+
+/// Whether something is to be done with a kernel in this state.
+fn is_between(status: KernelStatus) -> bool {
+    matches!(
+        status,
+        KernelStatus::Preparing | KernelStatus::Restarting | KernelStatus::Terminating
+    )
 }
 
 pub(crate) async fn wait_for(mut receiver: watch::Receiver<Option<Outcome>>) -> Outcome {

@@ -1,11 +1,14 @@
 //! The only place where errors become HTTP (`http-api.md` 2): the problem document of each class.
 
 use bai_core::{AgentError, Error};
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::pipeline::Answer;
+
+/// Seconds after which a service that was away may be back.
+const AWAY_SECONDS: u32 = 3;
 
 /// An answer that is not the wanted one. `type` is the stable discriminator; titles keep their historic spelling.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ struct Members {
     message: Option<String>,
     more: Map<String, Value>,
     allow: Option<String>,
+    /// Seconds after which the same request may succeed.
+    retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -30,6 +35,7 @@ impl Problem {
             message,
             more: Map::new(),
             allow: None,
+            retry_after: None,
         }))
     }
 
@@ -102,6 +108,9 @@ impl Problem {
         if let Some(allow) = problem.allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
             answer.headers_mut().insert(ALLOW, allow);
         }
+        if let Some(seconds) = problem.retry_after {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
         answer
     }
 }
@@ -147,6 +156,7 @@ impl From<Error> for Problem {
                 problem.0.more.extend(data.map(|data| ("data".to_owned(), data)));
                 problem
             }
+            Error::NotFound(text) => with(S::NOT_FOUND, "generic-not-found", "Unknown URL path.", Some(text)),
             Error::KernelNotFound => with(S::NOT_FOUND, "kernel-not-found", "No such kernel.", None),
             Error::AppNotFound(app) => with(
                 S::NOT_FOUND,
@@ -181,12 +191,12 @@ impl From<Error> for Problem {
                     Some(text),
                 )
             }
-            Error::ServiceUnavailable(text) => with(
-                S::SERVICE_UNAVAILABLE,
-                "service-unavailable",
-                "Serivce unavailable.",
-                Some(text),
-            ),
+            Error::ServiceUnavailable(text) => {
+                let title = "Serivce unavailable.";
+                let mut problem = with(S::SERVICE_UNAVAILABLE, "service-unavailable", title, Some(text));
+                problem.0.retry_after = Some(AWAY_SECONDS);
+                problem
+            }
             Error::ServerFrozen => {
                 let title = "The server is frozen due to maintenance. Please try again later.";
                 with(S::SERVICE_UNAVAILABLE, "server-frozen", title, None)
@@ -261,6 +271,18 @@ mod tests {
             body["agent-details"],
             json!({"type": "https://api.backend.ai/probs/agent-timeout", "title": null})
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_away_says_when_to_come_again() {
+        let problem = Problem::from(Error::ServiceUnavailable("Redis is not available".into()));
+        let answer = problem.into_answer();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["retry-after"]),
+            (503, &HeaderValue::from(3))
+        );
+        let frozen = Problem::from(Error::ServerFrozen).into_answer();
+        assert!(!frozen.headers().contains_key("retry-after"), "nobody knows");
     }
 
     #[tokio::test]

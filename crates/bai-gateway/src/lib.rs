@@ -29,7 +29,7 @@ use bai_model::time::Clock;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use serve::serve;
+pub use serve::{ServeOptions, serve, serve_with};
 
 /// What a gateway needs beside the manager.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! Errors are gathered, so that the requester sees all of them at once.
 
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::Problem;
 
@@ -80,16 +80,13 @@ impl Params {
     }
 
     fn checked_string(&mut self, name: &str, value: Value) -> String {
-        match value {
-            Value::String(text) if text.is_empty() => self.fail(name, "blank value is not allowed"),
-            // Databases cannot hold it (ours to say, the original failed).
-            Value::String(text) if text.contains('\0') => {
-                self.fail(name, "value must not contain NUL characters")
+        match checked_text(value) {
+            Ok(text) => text,
+            Err(why) => {
+                self.fail(name, why);
+                String::new()
             }
-            Value::String(text) => return text,
-            _ => self.fail(name, "value is not a string"),
         }
-        String::new()
     }
 
     /// One of a few words.
@@ -112,6 +109,93 @@ impl Params {
                 Map::new()
             }
         }
+    }
+
+    /// True or false, with a default.
+    pub(crate) fn boolean_or(&mut self, name: &str, default: bool) -> bool {
+        match self.take(&[name]) {
+            None => default,
+            Some((_, Value::Bool(flag))) => flag,
+            Some((name, _)) => {
+                self.fail(&name, "value should be True or False");
+                default
+            }
+        }
+    }
+
+    /// A required list of non-empty strings, which may be empty itself.
+    pub(crate) fn strings(&mut self, names: &[&str]) -> Vec<String> {
+        let (name, items) = match self.take(names) {
+            Some((name, Value::Array(items))) => (name, items),
+            Some((name, _)) => {
+                self.fail(&name, "value is not a list");
+                return Vec::new();
+            }
+            None => {
+                self.fail(names[0], "is required");
+                return Vec::new();
+            }
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        let mut errors = Map::new();
+        for (index, item) in items.into_iter().enumerate() {
+            match checked_text(item) {
+                Ok(text) => texts.push(text),
+                Err(why) => _ = errors.insert(index.to_string(), why.into()),
+            }
+        }
+        if !errors.is_empty() {
+            self.fail(&name, errors);
+        }
+        texts
+    }
+
+    /// As many digits as said at the beginning of a required string; `whole` when nothing but a line's end may follow.
+    pub(crate) fn digits(&mut self, name: &str, count: usize, whole: bool) -> String {
+        let text = match self.take(&[name]) {
+            Some((_, Value::String(text))) => text,
+            Some((name, _)) => {
+                self.fail(&name, "value is not a string");
+                return String::new();
+            }
+            None => {
+                self.fail(name, "is required");
+                return String::new();
+            }
+        };
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let rest = text.get(count..).unwrap_or_default();
+        if digits < count || (whole && !matches!(rest, "" | "\n")) {
+            let end = if whole { "$" } else { "" };
+            self.fail(name, format!("does not match pattern ^\\d{{{count}}}{end}"));
+            return String::new();
+        }
+        text[..count].to_owned()
+    }
+
+    /// A required string, which may be empty, or object without empty names.
+    pub(crate) fn text_or_mapping(&mut self, name: &str) -> Value {
+        let mut refuse = |as_text: &str, as_mapping: Value| {
+            self.errors
+                .insert(name.to_owned(), json!({ "0": as_text, "1": as_mapping }));
+            Value::Null
+        };
+        const NO_TEXT: &str = "value is not a string";
+        match self.given.shift_remove(name) {
+            None => self.fail(name, "is required"),
+            Some(Value::String(text)) if text.contains('\0') => {
+                return refuse(
+                    "value must not contain NUL characters",
+                    "value is not a dict".into(),
+                );
+            }
+            Some(Value::Object(mapping)) if mapping.contains_key("") => {
+                return refuse(NO_TEXT, json!({ "": { "key": "blank value is not allowed" } }));
+            }
+            Some(value @ (Value::String(_) | Value::Object(_))) => return value,
+            Some(_) => return refuse(NO_TEXT, "value is not a dict".into()),
+        }
+        Value::Null
     }
 
     /// A value of any kind.
@@ -137,6 +221,17 @@ impl Params {
             "Input validation error",
             Some(Value::Object(self.errors)),
         ))
+    }
+}
+
+/// A non-empty string, or what is wrong with it.
+fn checked_text(value: Value) -> Result<String, &'static str> {
+    match value {
+        Value::String(text) if text.is_empty() => Err("blank value is not allowed"),
+        // Databases cannot hold it (ours to say, the original failed).
+        Value::String(text) if text.contains('\0') => Err("value must not contain NUL characters"),
+        Value::String(text) => Ok(text),
+        _ => Err("value is not a string"),
     }
 }
 
@@ -167,8 +262,6 @@ pub(crate) fn query_value(query: Option<&str>, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn data(problem: Problem) -> Value {

@@ -158,11 +158,14 @@ async fn answer(gateway: Arc<Gateway>, op: Op, parts: Parts, body: Body) -> (Ans
     let served = async {
         let limit = match route.gate {
             Gate::Public => PUBLIC_RATE_LIMIT,
-            Gate::Auth => authenticate(&mut call).await?,
+            Gate::Auth | Gate::Superadmin => authenticate(&mut call).await?,
         };
         call.gateway.manager.check_status(route.status).await?;
-        if route.gate == Gate::Auth {
-            call.op.identity()?;
+        // Core checks again; here it comes before the parameters are looked at.
+        match route.gate {
+            Gate::Public => {}
+            Gate::Auth => _ = call.op.identity()?,
+            Gate::Superadmin => call.op.superadmin()?,
         }
         let mut answer = rest::dispatch(route.endpoint, call).await?;
         // Nobody sees headers of a websocket's handshake (3.13).

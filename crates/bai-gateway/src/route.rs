@@ -3,7 +3,7 @@
 //! Invariants: literal segments win over parameters; trailing and doubled slashes are significant; a legacy copy of a
 //! module's empty path ends with a slash.
 
-use bai_core::auth::StatusGate;
+use bai_core::manager_status::StatusGate;
 use percent_encoding::percent_decode_str;
 
 use crate::version::Major;
@@ -15,6 +15,8 @@ pub enum Gate {
     Public,
     /// Whoever signs.
     Auth,
+    /// Superadmins.
+    Superadmin,
 }
 
 /// What a route does.
@@ -37,9 +39,21 @@ pub enum Endpoint {
     SessionDownload,
     StreamExecute,
     StreamEvents,
+    ConfigResourceSlots,
+    ConfigVFolderTypes,
+    ConfigDockerRegistries,
+    ConfigGet,
+    ConfigSet,
+    ConfigDelete,
+    ManagerStatus,
+    ManagerSetStatus,
     ManagerAnnouncement,
-    VFolderTypes,
-    DockerRegistries,
+    ManagerAnnounce,
+    ResourcePresets,
+    ResourceCheckPresets,
+    ResourceRecalculateUsage,
+    ResourceUsagePerMonth,
+    ResourceUsagePerPeriod,
 }
 
 /// One line of the table.
@@ -75,12 +89,14 @@ const fn route(
 
 const ALL: &[u8] = &[1, 2, 3, 4];
 const SINCE_2: &[u8] = &[2, 3, 4];
+const SINCE_3: &[u8] = &[3, 4];
+const SINCE_4: &[u8] = &[4];
 const NONE: &[u8] = &[];
 
 /// Every route. `/auth` is the module's empty path, whose legacy copy is `/vN/auth/`.
 pub const ROUTES: &[Route] = {
     use Endpoint as E;
-    use Gate::{Auth, Public};
+    use Gate::{Auth, Public, Superadmin as SA};
     use StatusGate::{None as Any, Running as W, RunningOrFrozen as R};
     &[
         route("GET", "/", NONE, Public, Any, E::Root),
@@ -148,6 +164,52 @@ pub const ROUTES: &[Route] = {
             Any,
             E::StreamEvents,
         ),
+        route(
+            "GET",
+            "/config/resource-slots",
+            SINCE_3,
+            Public,
+            Any,
+            E::ConfigResourceSlots,
+        ),
+        route("POST", "/config/get", SINCE_3, SA, Any, E::ConfigGet),
+        route("POST", "/config/set", SINCE_3, SA, Any, E::ConfigSet),
+        route("POST", "/config/delete", SINCE_3, SA, Any, E::ConfigDelete),
+        route("GET", "/manager/status", SINCE_2, Public, Any, E::ManagerStatus),
+        route("PUT", "/manager/status", SINCE_2, SA, Any, E::ManagerSetStatus),
+        route("GET", "/resource/presets", SINCE_4, Auth, Any, E::ResourcePresets),
+        route(
+            "POST",
+            "/resource/check-presets",
+            SINCE_4,
+            Auth,
+            R,
+            E::ResourceCheckPresets,
+        ),
+        route(
+            "POST",
+            "/resource/recalculate-usage",
+            SINCE_4,
+            SA,
+            R,
+            E::ResourceRecalculateUsage,
+        ),
+        route(
+            "GET",
+            "/resource/usage/month",
+            SINCE_4,
+            SA,
+            R,
+            E::ResourceUsagePerMonth,
+        ),
+        route(
+            "GET",
+            "/resource/usage/period",
+            SINCE_4,
+            SA,
+            R,
+            E::ResourceUsagePerPeriod,
+        ),
         // What clients from 19.09 on ask at their start (`clients.md` 11.3, item 8).
         route(
             "GET",
@@ -157,14 +219,22 @@ pub const ROUTES: &[Route] = {
             Any,
             E::ManagerAnnouncement,
         ),
-        route("GET", "/config/vfolder-types", NONE, Auth, Any, E::VFolderTypes),
+        route("POST", "/manager/announcement", NONE, SA, Any, E::ManagerAnnounce),
+        route(
+            "GET",
+            "/config/vfolder-types",
+            NONE,
+            Auth,
+            Any,
+            E::ConfigVFolderTypes,
+        ),
         route(
             "GET",
             "/folders/_/allowed_types",
             NONE,
             Auth,
             Any,
-            E::VFolderTypes,
+            E::ConfigVFolderTypes,
         ),
         route(
             "GET",
@@ -172,7 +242,7 @@ pub const ROUTES: &[Route] = {
             NONE,
             Auth,
             Any,
-            E::DockerRegistries,
+            E::ConfigDockerRegistries,
         ),
         route(
             "GET",
@@ -180,7 +250,7 @@ pub const ROUTES: &[Route] = {
             NONE,
             Auth,
             Any,
-            E::DockerRegistries,
+            E::ConfigDockerRegistries,
         ),
     ]
 };

@@ -1,11 +1,16 @@
-//! Serving connections: HTTP/1.1 with limits on headers, time and number, and a graceful end.
+//! Serving connections: HTTP/1.1, plain or in TLS, with limits on headers, time and number, and a graceful end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,14 +21,45 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// How long a client may take to send its headers, and how long a connection is kept between requests (`http-api.md`
 /// 1.1).
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may take to agree on TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests that are being served may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until `stopping` is cancelled, then lets running requests end.
+/// How connections are served.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// `None`: in clear.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// How long requests that are being served may take to end once the server stops.
+    pub drain: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            drain: DRAIN_TIMEOUT,
+        }
+    }
+}
+
+/// [`serve_with`] the default options.
 pub async fn serve(listener: TcpListener, router: axum::Router, stopping: CancellationToken) {
-    let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    serve_with(listener, router, ServeOptions::default(), stopping).await;
+}
+
+/// Serves until `stopping` is cancelled, then lets running requests end.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: axum::Router,
+    options: ServeOptions,
+    stopping: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
-    let mut builder = hyper::server::conn::http1::Builder::new();
+    let acceptor = options.tls.map(TlsAcceptor::from);
+    let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -49,33 +85,56 @@ pub async fn serve(listener: TcpListener, router: axum::Router, stopping: Cancel
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
-        let service = TowerToHyperService::new(router.clone());
-        let connection = builder
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let stopping = stopping.clone();
+        let (builder, router) = (builder.clone(), router.clone());
+        let (acceptor, stopping) = (acceptor.clone(), stopping.clone());
         connections.spawn(async move {
-            tokio::pin!(connection);
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = stopping.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            match acceptor {
+                None => serve_connection(&builder, stream, router, stopping).await,
+                Some(acceptor) => {
+                    let agreed = tokio::select! {
+                        () = stopping.cancelled() => return,
+                        agreed = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => agreed,
+                    };
+                    match agreed {
+                        Ok(Ok(stream)) => serve_connection(&builder, stream, router, stopping).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "a client did not agree on TLS"),
+                        Err(_) => tracing::debug!("a client took too long to agree on TLS"),
+                    }
                 }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection ended badly");
             }
             drop(permit);
         });
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait())
+    if tokio::time::timeout(options.drain, connections.wait())
         .await
         .is_err()
     {
         tracing::warn!("some requests did not end in time and were cut off");
+    }
+}
+
+/// Serves one connection until it ends, which it does after the request that is running when `stopping` is cancelled.
+async fn serve_connection(
+    builder: &http1::Builder,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: axum::Router,
+    stopping: CancellationToken,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = connection.with_upgrades();
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended badly");
     }
 }
 

@@ -7,7 +7,7 @@ use bai_model::{AccessKey, AgentId, AgentStatus, KernelId, KernelStatus, Resourc
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::driver::{Param, Row, params};
+use crate::driver::{Dialect, Param, Row, params};
 use crate::{Reader, Result, Tx};
 
 /// A stored map of amounts that is not as we would write it.
@@ -45,6 +45,17 @@ pub struct OrphanKernel {
     pub agent_status: Option<AgentStatus>,
     /// When it was asked for.
     pub created_at: Option<DateTime<Utc>>,
+}
+
+/// What the database's user may do, beside reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// Whether tables can be made, as our additions need.
+    pub may_create: bool,
+    /// Tables of somebody else, for which no index can be made.
+    pub not_owned: Vec<String>,
+    /// Tables whose rows cannot all be read and changed.
+    pub not_writable: Vec<String>,
 }
 
 /// The columns with amounts: table, key, column, and which rows matter. What ended kernels
@@ -111,6 +122,37 @@ impl Reader {
             })
         })
         .await
+    }
+}
+
+impl Reader {
+    /// What the database's user may do. On SQLite, whose file decides, everything.
+    pub async fn rights(&self) -> Result<Rights> {
+        let mut rights = Rights {
+            may_create: true,
+            ..Rights::default()
+        };
+        if self.dialect().await == Dialect::Sqlite {
+            return Ok(rights);
+        }
+        let creates = "SELECT has_schema_privilege(current_schema(), 'CREATE') AS creates";
+        let creates = self.first(creates, params![], |row| row.get("creates")).await?;
+        rights.may_create = creates.unwrap_or(false);
+        let tables = "SELECT relname AS name, pg_has_role(relowner, 'USAGE') AS owns, \
+                      has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT') \
+                      AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE') AS writes \
+                      FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY relname";
+        for row in self.fetch(tables, params![]).await? {
+            let name: String = row.get("name")?;
+            if !row.get::<bool>("owns")? {
+                rights.not_owned.push(name.clone());
+            }
+            // The revision is for the original to write.
+            if !row.get::<bool>("writes")? && name != "alembic_version" {
+                rights.not_writable.push(name);
+            }
+        }
+        Ok(rights)
     }
 }
 

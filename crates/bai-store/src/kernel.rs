@@ -297,6 +297,25 @@ impl Tx {
             > 0)
     }
 
+    /// Moves every kernel that is in one of the states `from` to `to`; says how many these were. To `TERMINATED` leads only
+    /// [`Tx::terminate_kernel`].
+    pub async fn set_all_kernel_status(&mut self, from: &[KernelStatus], to: KernelStatus) -> Result<u64> {
+        debug_assert_ne!(
+            to,
+            KernelStatus::Terminated,
+            "terminating a kernel also releases what it holds"
+        );
+        let condition = format!("status IN ({})", literals(from));
+        // In the order of all who lock many kernels.
+        let for_update = self.for_update();
+        if !for_update.is_empty() {
+            let sql = format!("SELECT id FROM kernels WHERE {condition} ORDER BY id{for_update}");
+            self.fetch(sql, params![]).await?;
+        }
+        self.update("kernels", vec![("status", to.into())], &condition, params![])
+            .await
+    }
+
     /// Records that a kernel runs, and where. False means that it was in none of the states `from` any more.
     ///
     /// # Errors

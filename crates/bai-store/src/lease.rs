@@ -82,6 +82,13 @@ impl Tx {
         Ok(())
     }
 
+    /// Forgets the leases whose name starts with `prefix` and that ended before `moment`. Their holders, should they still
+    /// live, find out when they renew.
+    pub async fn forget_leases(&mut self, prefix: &str, moment: DateTime<Utc>) -> Result<u64> {
+        let sql = "DELETE FROM bai_lease WHERE substr(name, 1, length($1)) = $1 AND expires_at < $2";
+        self.execute(sql, params![prefix, moment]).await
+    }
+
     /// Makes this unit of work one that only the holder of the lease can commit. Fences of one lease do not wait for each
     /// other; taking the lease waits for them.
     ///

@@ -18,6 +18,7 @@
 pub mod accounting;
 pub mod agent;
 mod catalog;
+pub mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod credential;

@@ -23,11 +23,13 @@ fn migrations(dialect: Dialect) -> &'static [&'static str] {
             include_str!("../migrations/postgres/0001_schema_19_06.sql"),
             include_str!("../migrations/postgres/0002_additions.sql"),
             include_str!("../migrations/postgres/0003_lease.sql"),
+            include_str!("../migrations/postgres/0004_claim.sql"),
         ],
         Dialect::Sqlite => &[
             include_str!("../migrations/sqlite/0001_schema_19_06.sql"),
             include_str!("../migrations/sqlite/0002_additions.sql"),
             include_str!("../migrations/sqlite/0003_lease.sql"),
+            include_str!("../migrations/sqlite/0004_claim.sql"),
         ],
     }
 }

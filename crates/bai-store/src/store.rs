@@ -97,6 +97,12 @@ impl Store {
         Ok(Tx(Reader(Executor::Transaction(Mutex::new(transaction)))))
     }
 
+    /// Whether other processes may use the same database: PostgreSQL is a server for many, and a file of SQLite is part of
+    /// one process.
+    pub fn is_shared(&self) -> bool {
+        self.database.dialect() == Dialect::Postgres
+    }
+
     /// Reads what is committed, each operation for itself.
     pub fn reader(&self) -> Reader {
         Reader(Executor::Database(self.database.clone()))

@@ -49,6 +49,32 @@ pub struct UsageQuery {
     pub groups: Vec<GroupId>,
 }
 
+/// A group in which kernels have ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageGroupRow {
+    /// `groups.id`.
+    pub id: GroupId,
+    /// `groups.name`.
+    pub name: String,
+    /// The group's domain.
+    pub domain_name: String,
+}
+
+/// Appends that only kernels of the query's groups are meant.
+fn restrict_to_groups(sql: &mut String, params: &mut Vec<Param>, groups: &[GroupId]) {
+    if groups.is_empty() {
+        return;
+    }
+    let places: Vec<String> = groups
+        .iter()
+        .map(|group| {
+            params.push((*group).into());
+            format!("${}", params.len())
+        })
+        .collect();
+    *sql += &format!(" AND k.group_id IN ({})", places.join(", "));
+}
+
 fn read(row: &Row) -> Result<UsageRow> {
     Ok(UsageRow {
         id: row.get("id")?,
@@ -66,6 +92,24 @@ fn read(row: &Row) -> Result<UsageRow> {
 }
 
 impl Reader {
+    /// The groups of the kernels, by domain and name.
+    pub async fn usage_groups(&self, query: &UsageQuery) -> Result<Vec<UsageGroupRow>> {
+        let mut params = params![query.from, query.until];
+        let mut sql = "SELECT DISTINCT g.id, g.name, g.domain_name FROM kernels k JOIN \"groups\" g ON g.id = k.group_id \
+                       WHERE k.terminated_at >= $1 AND k.terminated_at < $2"
+            .to_owned();
+        restrict_to_groups(&mut sql, &mut params, &query.groups);
+        sql += " ORDER BY g.domain_name, g.name";
+        self.list(sql, params, |row| {
+            Ok(UsageGroupRow {
+                id: row.get("id")?,
+                name: row.get("name")?,
+                domain_name: row.get("domain_name")?,
+            })
+        })
+        .await
+    }
+
     /// At most `limit` kernels in the order in which they ended, those after `after` (the last row of the page before).
     /// A page that is not full is the last one.
     pub async fn usage_page(
@@ -84,17 +128,7 @@ impl Reader {
             params.extend([Param::from(row.terminated_at), Param::from(row.id)]);
             sql += " AND (k.terminated_at, k.id) > ($4, $5)";
         }
-        if !query.groups.is_empty() {
-            let places: Vec<String> = query
-                .groups
-                .iter()
-                .map(|group| {
-                    params.push((*group).into());
-                    format!("${}", params.len())
-                })
-                .collect();
-            sql += &format!(" AND k.group_id IN ({})", places.join(", "));
-        }
+        restrict_to_groups(&mut sql, &mut params, &query.groups);
         sql += " ORDER BY k.terminated_at, k.id LIMIT $3";
         self.list(sql, params, read).await
     }

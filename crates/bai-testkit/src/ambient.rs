@@ -28,9 +28,26 @@ impl Clock for ManualClock {
     }
 }
 
+/// The wall clock, where real servers keep time as well.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::from(std::time::SystemTime::now())
+    }
+}
+
 /// Bytes that are different each time and the same in each run: splitmix64 from a seed.
 #[derive(Debug, Default)]
 pub struct SeededRandom(AtomicU64);
+
+impl SeededRandom {
+    /// Other bytes than those of another seed, as processes have.
+    pub fn from_seed(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+}
 
 impl Random for SeededRandom {
     fn fill(&self, bytes: &mut [u8]) {

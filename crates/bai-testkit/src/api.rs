@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
-use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
-use bai_backplane::{broker, kv};
 use bai_core::{Manager, ManagerOptions};
 use bai_gateway::GatewayOptions;
 use bai_gateway::auth::date;
@@ -28,6 +27,7 @@ use tower::ServiceExt;
 
 use crate::ambient::{ManualClock, SeededRandom};
 use crate::cast::{self, Role};
+use crate::profile::Ground;
 use crate::{FakeAgent, agent};
 
 /// A booted system.
@@ -40,9 +40,9 @@ pub struct Api {
     pub config: Config,
     /// Events of the agent.
     pub events: mpsc::Sender<AgentEvent>,
-    broker: Arc<dyn Broker>,
     random: Arc<SeededRandom>,
     router: axum::Router,
+    ground: Ground,
 }
 
 /// A request to be signed and sent.
@@ -116,10 +116,8 @@ impl Api {
     pub async fn start_with(cast: &Value) -> Self {
         let start: DateTime<Utc> = "2019-07-15T12:34:56Z".parse().expect("a timestamp");
         let clock = Arc::new(ManualClock::at(start));
-        let store = Store::open("sqlite::memory:")
-            .await
-            .expect("a database in memory");
-        let mut tx = store.begin().await.expect("a transaction");
+        let ground = Ground::open(clock.clone()).await;
+        let mut tx = ground.store.begin().await.expect("a transaction");
         // Cost 4: the tests are not about the strength of their passwords.
         fixture::populate(&mut tx, cast, clock.now(), &|password: &str| {
             bcrypt::hash(password, 4)
@@ -127,31 +125,26 @@ impl Api {
         .await
         .expect("the cast");
         tx.commit().await.expect("the cast");
-        let kv = kv::open("memory:", clock.clone())
-            .await
-            .expect("a configuration store");
-        let broker = broker::open("memory:", clock.clone()).await.expect("a broker");
         let (fake, random) = (Arc::new(FakeAgent::default()), Arc::new(SeededRandom::default()));
-        let mut api = Self::boot(store, Config::new(kv, "test"), broker, clock, random, fake).await;
+        let mut api = Self::boot(ground, clock, random, fake).await;
         api.attach_agent().await;
         api
     }
 
     async fn boot(
-        store: Store,
-        config: Config,
-        broker: Arc<dyn Broker>,
+        ground: Ground,
         clock: Arc<ManualClock>,
         random: Arc<SeededRandom>,
         agent: Arc<FakeAgent>,
     ) -> Self {
         let manager = Manager::start(ManagerOptions {
-            store: store.clone(),
-            config: config.clone(),
+            store: ground.store.clone(),
+            config: ground.config.clone(),
             registries: bai_registry::Options::default(),
-            broker: broker.clone(),
+            broker: ground.broker.clone(),
             clock: clock.clone(),
             random: random.clone(),
+            heartbeat_timeout: Duration::from_secs(30),
         })
         .await
         .expect("a manager");
@@ -166,27 +159,24 @@ impl Api {
             agent,
             clock,
             manager,
-            store,
-            config,
+            store: ground.store.clone(),
+            config: ground.config.clone(),
             events,
-            broker,
             random,
             router,
+            ground,
         }
     }
 
     /// Another manager over the same databases, as after a restart. The agent goes on, and has not attached yet.
     pub async fn restart_manager(self) -> Self {
         self.manager.shutdown().await;
-        Self::boot(
-            self.store,
-            self.config,
-            self.broker,
-            self.clock,
-            self.random,
-            self.agent,
-        )
-        .await
+        Self::boot(self.ground, self.clock, self.random, self.agent).await
+    }
+
+    /// Whether somebody waits for a lock of the database. In memory everybody simply waits for their turn.
+    pub fn is_waiting_for_a_lock(&self) -> bool {
+        self.ground.is_waiting_for_a_lock()
     }
 
     /// Attaches the fake agent and waits for its registration.

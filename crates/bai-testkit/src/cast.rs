@@ -51,7 +51,7 @@ impl Role {
 /// The password of everybody.
 pub const PASSWORD: &str = "wJalrXUt";
 
-/// The cast as a fixture file (`data-model.md` 9): one domain, one group, one policy of five sessions.
+/// The cast as a fixture file (`data-model.md` 9): one domain, one group, one policy of five sessions, and the original's presets.
 pub fn fixture() -> Value {
     const GROUP: &str = "2de2b969-1d04-48a6-af16-0bc8adb3c831";
     let mut users = Vec::new();
@@ -90,5 +90,26 @@ pub fn fixture() -> Value {
             "idle_timeout": 600, "allowed_vfolder_hosts": ["local"],
         }],
         "keypairs": keypairs,
+        "resource_presets": [
+            preset("small", &json!({ "cpu": "1", "mem": "2147483648" })),
+            preset(
+                "small-gpu",
+                &json!({ "cpu": "1", "mem": "2147483648", "cuda.device": "1", "cuda.shares": "0.3" }),
+            ),
+            preset("medium", &json!({ "cpu": "2", "mem": "4294967296" })),
+            preset(
+                "medium-gpu",
+                &json!({ "cpu": "2", "mem": "4294967296", "cuda.device": "1", "cuda.shares": "1.0" }),
+            ),
+            preset("large", &json!({ "cpu": "4", "mem": "8589934592" })),
+            preset(
+                "large-gpu",
+                &json!({ "cpu": "4", "mem": "8589934592", "cuda.device": "2", "cuda.shares": "2.0" }),
+            ),
+        ],
     })
+}
+
+fn preset(name: &str, slots: &Value) -> Value {
+    json!({ "name": name, "resource_slots": slots })
 }

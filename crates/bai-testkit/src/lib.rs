@@ -1,4 +1,4 @@
-//! Boots the API in process for tests: a real store, configuration store and broker in memory, the real core and the
+//! Boots the API in process for tests: a real store, configuration store and broker, in memory or in real servers, the real core and the
 //! real gateway, an agent that is scripted ([`agent::FakeAgent`]), a clock that is moved by hand and randomness that
 //! repeats. All of this is the feature `api`.
 //!
@@ -14,6 +14,8 @@ pub mod ambient;
 pub mod api;
 #[cfg(feature = "api")]
 pub mod cast;
+#[cfg(feature = "api")]
+mod profile;
 pub mod services;
 
 #[cfg(feature = "api")]

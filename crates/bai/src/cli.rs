@@ -32,10 +32,20 @@ enum Command {
     Run(Box<cmd::run::Args>),
     /// Keep a server running on this machine
     Up(cmd::up::Args),
+    /// Serve a site's API, as its manager.toml says
+    Gateway(cmd::gateway::Args),
     /// Print the settings that point clients at the server of this machine
     Env(cmd::env::Args),
     /// Look at and change what a server is configured with: images, aliases, registries
     Etcd(cmd::etcd::Args),
+    /// Show the database's schema and bring it up to date
+    Schema(cmd::schema::Args),
+    /// Load rows into the database
+    Fixture(cmd::fixture::Args),
+    /// Open the database in its own shell
+    Dbshell(cmd::dbshell::Args),
+    /// Look for what is wrong with a site, and repair it
+    Doctor(cmd::doctor::Args),
     /// Print a new random keypair
     GenKeypair(cmd::gen_keypair::Args),
 }
@@ -43,6 +53,10 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A daemon changes its user and starts its log before it has threads.
+    if let Command::Gateway(args) = cli.command {
+        return ended(cmd::gateway::run(&args, cli.verbose));
+    }
     start_logging(cli.verbose, matches!(cli.command, Command::Up(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -51,18 +65,27 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(async {
+    let result = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => cmd::run::run(*args).await,
             Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Gateway(_) => unreachable!("it has a runtime of its own"),
             Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
             Command::Etcd(args) => cmd::etcd::run(args).await,
+            Command::Schema(args) => cmd::schema::run(args).await,
+            Command::Fixture(args) => cmd::fixture::run(args).await,
+            Command::Dbshell(args) => cmd::dbshell::run(&args),
+            Command::Doctor(args) => cmd::doctor::run(args).await,
             Command::GenKeypair(args) => cmd::gen_keypair::run(&args).map(|()| ExitCode::SUCCESS),
         }
     });
     // What still blocks (a read of the terminal, say) must not hold the exit up.
     runtime.shutdown_background();
-    ended.unwrap_or_else(|error| {
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
         say(&format!("bai: {error:#}"));
         ExitCode::FAILURE
     })

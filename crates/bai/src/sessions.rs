@@ -14,7 +14,7 @@ use bai_agent::runtime::docker::{DockerRuntime, Engine, EngineError, Options as 
 use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
 
 use crate::runner;
-use crate::wire::{StackOptions, unwritable};
+use crate::wire::{LocalAgent, unwritable};
 
 /// Names the runtime of the sessions in a data folder.
 const FILE: &str = "runtime";
@@ -56,41 +56,41 @@ pub struct Sessions {
 ///
 /// # Errors
 /// When what was asked for is not to be had, with the reason and what to do.
-pub async fn choose(options: &StackOptions) -> Result<Sessions> {
-    let bound = bound(&options.data_dir);
-    let wanted = match (options.runtime, bound) {
+pub async fn choose(local: &LocalAgent) -> Result<Sessions> {
+    let bound = bound(&local.data_dir);
+    let wanted = match (local.runtime, bound) {
         (RuntimeChoice::Auto, Some(bound)) => bound,
         (wanted, Some(bound)) if wanted != bound => bail!(
             "{} holds sessions of the runtime `{}`; end them first, or start with --runtime {}",
-            options.data_dir.display(),
+            local.data_dir.display(),
             bound.name(),
             bound.name()
         ),
         (wanted, _) => wanted,
     };
     let (sessions, chosen) = match wanted {
-        RuntimeChoice::Process => (processes(options, "").await?, RuntimeChoice::Process),
+        RuntimeChoice::Process => (processes(local, "").await?, RuntimeChoice::Process),
         RuntimeChoice::Docker => {
             let engine = engine().await?;
-            (containers(options, engine).await?, RuntimeChoice::Docker)
+            (containers(local, engine).await?, RuntimeChoice::Docker)
         }
-        RuntimeChoice::Auto => automatic(options).await?,
+        RuntimeChoice::Auto => automatic(local).await?,
     };
-    if !options.ephemeral {
-        let file = options.data_dir.join(FILE);
-        fs::write(file, chosen.name()).with_context(|| unwritable(&options.data_dir))?;
+    if !local.ephemeral {
+        let file = local.data_dir.join(FILE);
+        fs::write(file, chosen.name()).with_context(|| unwritable(&local.data_dir))?;
     }
     tracing::info!(runtime = chosen.name(), "{}", sessions.saying);
     Ok(sessions)
 }
 
 /// Containers where that gives anybody anything to run.
-async fn automatic(options: &StackOptions) -> Result<(Sessions, RuntimeChoice)> {
+async fn automatic(local: &LocalAgent) -> Result<(Sessions, RuntimeChoice)> {
     let why_not = match engine().await {
         Err(EngineError::Absent(_)) => String::new(),
         Err(error) => error.to_string(),
         Ok(engine) => {
-            let sessions = containers(options, engine).await?;
+            let sessions = containers(local, engine).await?;
             let is_empty = match &sessions.images {
                 Images::Engine(images) => images.list().await?.is_empty(),
                 _ => true,
@@ -101,15 +101,15 @@ async fn automatic(options: &StackOptions) -> Result<(Sessions, RuntimeChoice)> 
             "Docker answers but has no image that is labelled for sessions; --runtime docker uses it all the same".to_owned()
         }
     };
-    Ok((processes(options, &why_not).await?, RuntimeChoice::Process))
+    Ok((processes(local, &why_not).await?, RuntimeChoice::Process))
 }
 
 async fn engine() -> Result<Engine, EngineError> {
     Engine::connect(std::env::var("DOCKER_HOST").ok().as_deref()).await
 }
 
-async fn containers(options: &StackOptions, engine: Engine) -> Result<Sessions> {
-    let data_dir = fs::canonicalize(&options.data_dir).with_context(|| unwritable(&options.data_dir))?;
+async fn containers(local: &LocalAgent, engine: Engine) -> Result<Sessions> {
+    let data_dir = fs::canonicalize(&local.data_dir).with_context(|| unwritable(&local.data_dir))?;
     let runner = runner::install(&data_dir).with_context(|| unwritable(&data_dir))?;
     let saying = format!("sessions are containers of Docker {}", engine.version);
     let docker = DockerOptions::new(runner, data_dir.display().to_string());
@@ -121,14 +121,14 @@ async fn containers(options: &StackOptions, engine: Engine) -> Result<Sessions> 
     })
 }
 
-async fn processes(options: &StackOptions, why_no_containers: &str) -> Result<Sessions> {
-    let runner = runner::install(&options.data_dir).with_context(|| unwritable(&options.data_dir))?;
+async fn processes(local: &LocalAgent, why_no_containers: &str) -> Result<Sessions> {
+    let runner = runner::install(&local.data_dir).with_context(|| unwritable(&local.data_dir))?;
     let process = ProcessOptions {
-        dies_with_agent: options.ephemeral,
+        dies_with_agent: local.ephemeral,
         ..ProcessOptions::default()
     };
     let runtime = ProcessRuntime::new(runner, process);
-    if !options.ephemeral {
+    if !local.ephemeral {
         // Before anybody counts on it: what the machine refuses is in the log then.
         let probed = runtime.probe().await;
         probed.context("this machine cannot run sessions")?;
@@ -140,7 +140,7 @@ async fn processes(options: &StackOptions, why_no_containers: &str) -> Result<Se
     }
     Ok(Sessions {
         runtime: Arc::new(runtime),
-        images: Images::of_host(options.only_image.clone()),
+        images: Images::of_host(local.only_image.clone()),
         saying,
     })
 }

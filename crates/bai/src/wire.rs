@@ -1,41 +1,93 @@
 //! The composition root: builds a running system out of the crates below, bottom up, and takes it down in the opposite
-//! order. Sockets are bound first and served last.
+//! order. Sockets are bound first and served last. One path for both: a server on one machine ([`StackOptions::embedded`])
+//! and a manager of a cluster ([`StackOptions::cluster`]).
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bai_agent::{Agent, AgentOptions};
 use bai_backplane::config::Config;
-use bai_backplane::{broker, kv};
+use bai_backplane::kv::Presence;
 use bai_core::{Manager, ManagerOptions};
-use bai_gateway::GatewayOptions;
+use bai_gateway::{GatewayOptions, ServeOptions};
 use bai_model::AgentId;
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_proto::sandbox::Refusal;
 use bai_store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Loaded;
 use crate::credentials::Credentials;
+use crate::daemon::listen::listen;
 use crate::seed::seed;
 use crate::sessions::{self, RuntimeChoice, Sessions};
+use crate::site::{Parts, Site};
 use crate::system::{SystemClock, SystemRandom};
 
-/// Namespace of the configuration store's keys.
-const NAMESPACE: &str = "local";
-/// The embedded configuration store, in the data directory.
-const CONFIG_FILE: &str = "config.db";
 /// Events of an agent that may wait for the manager.
 const EVENT_BACKLOG: usize = 1024;
+/// How long a cluster believes that a manager lives which says nothing.
+const REGISTRATION_TTL: Duration = Duration::from_secs(10);
+/// An agent of the same process is silent only when the machine is stuck.
+const EMBEDDED_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Agents speak every three seconds; whoever is not heard by then is not lost yet.
+const LEAST_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What a system on one machine is made of.
-#[derive(Clone, Debug)]
+/// What a system is made of.
+#[derive(Debug)]
 pub struct StackOptions {
+    pub site: Site,
+    /// How long services of the site may be absent at the start.
+    pub patience: Duration,
+    /// Where the API listens. Bound already, so that a taken address is known first.
+    pub listener: TcpListener,
+    pub serve: ServeOptions,
+    pub registries: bai_registry::Options,
+    /// What a database without accounts gets.
+    pub accounts: FirstAccounts,
+    /// Sessions run in this process too.
+    pub agent: Option<LocalAgent>,
+    /// `host:port` that agents are told to send their events to, if this manager registers with the cluster.
+    pub event_address: Option<String>,
+    /// How long an agent may be silent before it is lost.
+    pub heartbeat_timeout: Duration,
+}
+
+/// Whether a database without accounts gets some, with random keys.
+#[derive(Clone, Debug)]
+pub enum FirstAccounts {
+    /// The operator makes them.
+    None,
+    /// Their keys are known to this process only.
+    Ephemeral,
+    /// Their keys are written below this directory.
+    Kept(PathBuf),
+}
+
+/// The agent of this host.
+#[derive(Clone, Debug)]
+pub struct LocalAgent {
+    /// Different for every host of a site: managers end what runs on an agent without being recorded for it.
+    pub id: AgentId,
+    /// Holds the sessions' files.
+    pub data_dir: PathBuf,
+    /// Sandboxes die with this process.
+    pub ephemeral: bool,
+    /// Only this image is wanted; others need not be looked for.
+    pub only_image: Option<String>,
+    /// What sessions are made of.
+    pub runtime: RuntimeChoice,
+}
+
+/// What a server on one machine is asked for.
+#[derive(Clone, Debug)]
+pub struct EmbeddedOptions {
     /// Holds the sessions' files and, unless `ephemeral`, the databases.
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
@@ -49,7 +101,105 @@ pub struct StackOptions {
     pub runtime: RuntimeChoice,
 }
 
-/// A running system: manager, gateway and an agent in one process.
+impl StackOptions {
+    /// A server on one machine: everything in one directory, or nowhere.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn embedded(options: EmbeddedOptions) -> Result<Self> {
+        if !options.allow_process_runtime {
+            refuse_strangers(options.listen, "pass --allow-process-runtime")?;
+        }
+        let listener = TcpListener::bind(options.listen);
+        let listener = listener.with_context(|| format!("cannot listen on {}", options.listen))?;
+        let (site, accounts) = if options.ephemeral {
+            (Site::ephemeral(), FirstAccounts::Ephemeral)
+        } else {
+            let kept = FirstAccounts::Kept(options.data_dir.clone());
+            (Site::embedded(&options.data_dir), kept)
+        };
+        Ok(Self {
+            site,
+            patience: Duration::ZERO,
+            listener,
+            serve: ServeOptions::default(),
+            registries: bai_registry::Options::default(),
+            accounts,
+            agent: Some(LocalAgent {
+                id: AgentId("i-local".to_owned()),
+                data_dir: options.data_dir,
+                ephemeral: options.ephemeral,
+                only_image: options.only_image,
+                runtime: options.runtime,
+            }),
+            event_address: None,
+            heartbeat_timeout: EMBEDDED_HEARTBEAT_TIMEOUT,
+        })
+    }
+
+    /// A manager of a cluster, or of a small site with a configuration file.
+    ///
+    /// # Errors
+    /// When strangers could run programs here and nobody said that they may.
+    pub fn cluster(
+        loaded: &Loaded,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Self> {
+        let config = &loaded.config;
+        let data_dir = config.bai.data_dir.clone();
+        let agent = match data_dir.clone().filter(|_| config.bai.local_agent) {
+            None => None,
+            Some(data_dir) => Some(LocalAgent {
+                id: AgentId(node_id()?),
+                data_dir,
+                ephemeral: false,
+                only_image: None,
+                runtime: RuntimeChoice::Process,
+            }),
+        };
+        if agent.is_some() && !config.bai.allow_process_runtime {
+            let remedy = "set allow-process-runtime = true in [bai]";
+            refuse_strangers(listener.local_addr()?, remedy)?;
+        }
+        Ok(Self {
+            site: Site::configured(loaded),
+            patience: Duration::from_secs_f64(config.bai.start_timeout),
+            listener,
+            serve: ServeOptions {
+                tls,
+                drain: Duration::from_secs_f64(config.bai.drain_timeout),
+            },
+            registries: registries(loaded),
+            accounts: data_dir.map_or(FirstAccounts::None, FirstAccounts::Kept),
+            agent,
+            event_address: Some(config.manager.event_listen_addr.to_string()),
+            heartbeat_timeout: Duration::from_secs_f64(config.manager.heartbeat_timeout)
+                .max(LEAST_HEARTBEAT_TIMEOUT),
+        })
+    }
+}
+
+/// How a configured site talks to image registries.
+pub fn registries(loaded: &Loaded) -> bai_registry::Options {
+    let mut options = bai_registry::Options::default();
+    if !loaded.config.docker_registry.ssl_verify {
+        options.trust = bai_registry::Trust::Anybody;
+    }
+    options
+}
+
+fn refuse_strangers(address: SocketAddr, remedy: &str) -> Result<()> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    bail!(
+        "refusing to listen on {address}: sessions run as sandboxed processes, which do not protect this machine from \
+         strangers. Listen on 127.0.0.1, or {remedy} if everybody who can reach the address may run programs here"
+    )
+}
+
+/// A running system: manager and gateway, perhaps with an agent, in one process.
 #[derive(Debug)]
 pub struct Stack {
     /// Where the API listens, `http://127.0.0.1:8081`.
@@ -58,11 +208,11 @@ pub struct Stack {
     pub new_credentials: Option<Credentials>,
     pub manager: Arc<Manager>,
     /// A sentence about what sessions are here.
-    pub sessions: String,
-    agent: Arc<Agent>,
+    pub sessions: Option<String>,
+    agent: Option<(Arc<Agent>, LocalAgent)>,
+    registration: Option<Presence>,
     stopping: CancellationToken,
     server: JoinHandle<()>,
-    ephemeral: bool,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -77,71 +227,40 @@ impl Stack {
     /// # Errors
     /// With a sentence that names the part that would not start and what to do.
     pub async fn start(options: StackOptions) -> Result<Self> {
-        if !options.listen.ip().is_loopback() && !options.allow_process_runtime {
-            bail!(
-                "refusing to listen on {}: sessions run as sandboxed processes, which do not protect this machine from \
-                 strangers. Listen on 127.0.0.1, or pass --allow-process-runtime if everybody who can reach the \
-                 address may run programs here",
-                options.listen
-            );
-        }
-        let listener = TcpListener::bind(options.listen).await;
-        let listener = listener.with_context(|| format!("cannot listen on {}", options.listen))?;
-        let endpoint = format!("http://{}", listener.local_addr()?);
+        let scheme = if options.serve.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let endpoint = format!("{scheme}://{}", options.listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
 
-        let (database, config_uri) = backends(&options);
-        let store = Store::open(&database)
-            .await
-            .with_context(|| format!("cannot open the database {database}"))?;
-        let new_credentials = if store.reader().count_users().await? == 0 {
-            let kept = (!options.ephemeral).then_some(options.data_dir.as_path());
-            Some(
-                seed(&store, random.as_ref(), clock.now(), kept)
-                    .await
-                    .context("cannot fill the new database")?,
-            )
-        } else {
-            None
-        };
-        let config = open_config(&config_uri, Arc::clone(&clock)).await?;
-        let broker = broker::open("memory:", Arc::clone(&clock)).await?;
-        let manager = Manager::start(ManagerOptions {
+        let Parts {
             store,
             config,
-            registries: bai_registry::Options::default(),
+            broker,
+        } = options.site.open(options.patience, &clock).await?;
+        let new_credentials =
+            first_accounts(&store, &options.accounts, random.as_ref(), clock.as_ref()).await?;
+        let manager = Manager::start(ManagerOptions {
+            store,
+            config: config.clone(),
+            registries: options.registries,
             broker,
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
+            heartbeat_timeout: options.heartbeat_timeout,
         })
         .await?;
-
-        let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
-        let Sessions {
-            runtime,
-            images,
-            saying: sessions,
-        } = sessions::choose(&options).await?;
-        let id = AgentId("i-local".to_owned());
-        let mut agent_options = AgentOptions::new(
-            id.clone(),
-            options.data_dir.clone(),
-            runtime,
-            clock.clone(),
-            random.clone(),
-            events,
-        );
-        agent_options.images = images;
-        let agent = Agent::start(agent_options)
-            .await
-            .context("cannot start the agent")?;
-        let rpc: Arc<dyn bai_proto::agent::AgentRpc> = agent.clone();
-        manager.attach_agent(id, rpc, incoming);
-        manager
-            .wait_for_agent()
-            .await
-            .context("the agent did not register")?;
+        let (agent, sessions) = match options.agent {
+            None => (None, None),
+            Some(local) => {
+                let started = start_agent(&manager, &local, Arc::clone(&clock), Arc::clone(&random));
+                let (agent, saying) = started.await?;
+                (Some((agent, local)), Some(saying))
+            }
+        };
 
         let stopping = CancellationToken::new();
         let gateway = GatewayOptions {
@@ -150,69 +269,115 @@ impl Stack {
             stopping: stopping.clone(),
         };
         let router = bai_gateway::router(Arc::clone(&manager), gateway);
-        let server = tokio::spawn(bai_gateway::serve(listener, router, stopping.clone()));
-        let ephemeral = options.ephemeral;
+        let registration = match &options.event_address {
+            None => None,
+            Some(event_address) => Some(register(&config, event_address).await?),
+        };
+        // Nothing is waited for from here on: whoever gets through is served by a stack that can be stopped.
+        let listener = listen(options.listener).with_context(|| format!("cannot listen on {endpoint}"))?;
+        let serving = bai_gateway::serve_with(listener, router, options.serve, stopping.clone());
+        let server = tokio::spawn(serving);
         Ok(Self {
             endpoint,
             new_credentials,
             manager,
             sessions,
             agent,
+            registration,
             stopping,
             server,
-            ephemeral,
         })
     }
 
     /// Protections that this machine refuses to sessions, as far as those that were started have shown.
     pub fn refusals(&self) -> Vec<Refusal> {
-        self.agent.refusals()
+        self.agent
+            .as_ref()
+            .map(|(agent, _)| agent.refusals())
+            .unwrap_or_default()
     }
 
     /// Stops serving, lets running requests end, and stops the rest. Sessions of a system with data on disk go on and
     /// are found again at the next start; those of an ephemeral one end.
     pub async fn stop(self) {
         self.stopping.cancel();
+        if let Some(registration) = self.registration {
+            registration.withdraw().await;
+        }
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended badly");
         }
         self.manager.shutdown().await;
-        self.agent.shutdown(self.ephemeral).await;
+        if let Some((agent, local)) = self.agent {
+            agent.shutdown(local.ephemeral).await;
+        }
     }
 }
 
-/// The configuration of the server whose data is in `data_dir`, while that server does not run: the file belongs to one
-/// process at a time.
-///
-/// # Errors
-/// When no server ever ran there, or the file cannot be opened.
-pub async fn open_embedded_config(data_dir: &Path) -> Result<Config> {
-    let file = data_dir.join(CONFIG_FILE);
-    if !file.exists() {
-        bail!(
-            "{} has no configuration store; start a server there with `bai up`, or name another directory with --data-dir",
-            data_dir.display()
-        );
+async fn first_accounts(
+    store: &Store,
+    accounts: &FirstAccounts,
+    random: &dyn Random,
+    clock: &dyn Clock,
+) -> Result<Option<Credentials>> {
+    if store.reader().count_users().await? > 0 {
+        return Ok(None);
     }
-    open_config(&format!("embedded://{}", file.display()), Arc::new(SystemClock)).await
+    let kept = match accounts {
+        FirstAccounts::None => {
+            tracing::warn!(
+                "the database has no users: load some with `bai fixture populate FILE`, or set data-dir in [bai], below \
+                 which the next start writes the keys of new ones"
+            );
+            return Ok(None);
+        }
+        FirstAccounts::Ephemeral => None,
+        FirstAccounts::Kept(data_dir) => Some(data_dir.as_path()),
+    };
+    let seeded = seed(store, random, clock.now(), kept).await;
+    seeded.map(Some).context("cannot fill the new database")
 }
 
-async fn open_config(uri: &str, clock: Arc<dyn Clock>) -> Result<Config> {
-    let kv = kv::open(uri, clock).await;
-    let kv = kv.with_context(|| format!("cannot open the configuration store {uri}"))?;
-    Ok(Config::new(kv, NAMESPACE))
+async fn start_agent(
+    manager: &Arc<Manager>,
+    local: &LocalAgent,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<(Arc<Agent>, String)> {
+    let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
+    let Sessions {
+        runtime,
+        images,
+        saying,
+    } = sessions::choose(local).await?;
+    let id = local.id.clone();
+    let mut options = AgentOptions::new(id.clone(), local.data_dir.clone(), runtime, clock, random, events);
+    options.images = images;
+    let agent = Agent::start(options).await.context("cannot start the agent")?;
+    let rpc: Arc<dyn bai_proto::agent::AgentRpc> = agent.clone();
+    manager.attach_agent(id, rpc, incoming);
+    manager
+        .wait_for_agent()
+        .await
+        .context("the agent did not register")?;
+    Ok((agent, saying))
 }
 
-/// The addresses of the databases.
-fn backends(options: &StackOptions) -> (String, String) {
-    if options.ephemeral {
-        return ("sqlite::memory:".to_owned(), "memory:".to_owned());
-    }
-    let file = |name: &str| options.data_dir.join(name).display().to_string();
-    (
-        format!("sqlite://{}", file("bai.db")),
-        format!("embedded://{}", file(CONFIG_FILE)),
-    )
+/// Tells agents that there is a manager, and where it wants their events (`http-api.md` 5.6).
+async fn register(config: &Config, event_address: &str) -> Result<Presence> {
+    let id = node_id()?;
+    let pairs = [
+        ("nodes/manager", id.as_str()),
+        ("nodes/manager/event_addr", event_address),
+    ];
+    let registered = config.announce(&pairs, REGISTRATION_TTL).await;
+    registered.context("cannot register with the configuration store")
+}
+
+/// What this host is called among the nodes of a site.
+fn node_id() -> Result<String> {
+    let host = nix::unistd::gethostname().context("this host has no name")?;
+    Ok(format!("i-{}", host.to_string_lossy()))
 }
 
 pub(crate) fn unwritable(folder: &Path) -> String {

@@ -4,8 +4,10 @@ use bai_model::time::Clock;
 use bai_model::{AccessKey, AgentId, AgentStatus, KernelId, KernelStatus, ResourceSlot};
 use bai_proto::agent::AgentError;
 use bai_proto::event::AgentEvent;
+use bai_store::Tx;
 use bai_store::kernel::NewKernel;
 use bai_testkit::{Api, FakeAgent, Request, Role, cast};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{assert_clean, create, eventually, until, until_called};
@@ -62,6 +64,12 @@ async fn what_was_recorded_before_a_crash_is_carried_out_after_it() {
 /// A session that was recorded and nothing else, as by a manager that was killed then.
 async fn record(api: &Api, image: &str) -> KernelId {
     let mut tx = api.store.begin().await.unwrap();
+    let kernel = insert(&mut tx, api.clock.now(), image).await;
+    tx.commit().await.unwrap();
+    kernel
+}
+
+async fn insert(tx: &mut Tx, at: DateTime<Utc>, image: &str) -> KernelId {
     let owner = tx
         .credential_by_access_key(&AccessKey::from("AKIANABBDUSEREXAMPLE"))
         .await
@@ -86,11 +94,33 @@ async fn record(api: &Api, image: &str) -> KernelId {
         tag: None,
         occupied_slots: ResourceSlot::from_stored(&json!({ "cpu": "1", "mem": "268435456" })).0,
         environ: vec!["A=b".to_owned()],
-        created_at: api.clock.now(),
+        created_at: at,
     };
     tx.insert_kernel(&kernel).await.unwrap();
-    tx.commit().await.unwrap();
     kernel.id
+}
+
+#[tokio::test]
+async fn a_name_that_somebody_takes_without_our_lock_is_looked_at_again() {
+    let api = Api::start().await;
+    // As an original manager beside us does it: it has written, and nobody sees it yet.
+    let mut theirs = api.store.begin().await.unwrap();
+    let kernel = insert(&mut theirs, api.clock.now(), bai_testkit::agent::IMAGE).await;
+    let (ours, ()) = tokio::join!(create(&api, Role::User, "recorded"), async {
+        while !api.is_waiting_for_a_lock() {
+            tokio::task::yield_now().await;
+        }
+        theirs.commit().await.unwrap();
+    });
+    assert_eq!(
+        (&ours[0], &ours[1]["created"]),
+        (&json!(201), &json!(false)),
+        "{ours}"
+    );
+    let heartbeat = AgentEvent::InstanceHeartbeat(FakeAgent::info());
+    api.events.send(heartbeat).await.unwrap();
+    until(&api, kernel, KernelStatus::Running).await;
+    assert_clean(&api).await;
 }
 
 #[tokio::test]

@@ -2,8 +2,11 @@
 
 mod accounts;
 mod bad_input;
+mod config;
 mod edge;
 mod lifecycle;
+mod manager;
+mod resource;
 mod session;
 mod stream;
 

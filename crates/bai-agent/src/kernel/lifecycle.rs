@@ -80,7 +80,10 @@ impl From<AgentError> for Failure {
 }
 
 async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Result<KernelCreated, Failure> {
-    let pulling = host.tell(AgentEvent::KernelPulling { kernel: id });
+    let pulling = host.tell(AgentEvent::KernelPulling {
+        kernel: id,
+        image: config.image.canonical.clone(),
+    });
     let image = host.images.obtain(&config.image, pulling).await?;
     let labels = image.labels;
     let mut services = plan::services(&labels)?;

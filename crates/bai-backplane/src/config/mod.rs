@@ -10,6 +10,7 @@ mod nested;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
@@ -18,7 +19,8 @@ pub use bai_model::image_ref::{quote, unquote};
 pub use nested::flatten;
 
 use crate::kv::{
-    Change, Compare, ConfigKv, Expect, MAX_TXN_OPS, Op, Revision, Txn, TxnOutcome, Watch, WatchEvent,
+    Change, Compare, ConfigKv, Expect, MAX_TXN_OPS, Op, Presence, Revision, Txn, TxnOutcome, Watch,
+    WatchEvent,
 };
 use crate::{Error, Result};
 
@@ -258,6 +260,18 @@ impl Config {
                 ops: ops.collect(),
             })
             .await
+    }
+
+    /// Keeps global settings for as long as the [`Presence`] lives, and up to `ttl` longer.
+    ///
+    /// # Errors
+    /// As [`Presence::announce`].
+    pub async fn announce(&self, pairs: &[(&str, &str)], ttl: Duration) -> Result<Presence> {
+        let pairs = pairs
+            .iter()
+            .map(|(key, value)| (join(&self.root, key), (*value).to_owned()))
+            .collect();
+        Presence::announce(Arc::clone(&self.kv), pairs, ttl).await
     }
 
     /// Changes of global settings below a byte prefix, with logical keys; see [`ConfigKv::watch`].

@@ -29,7 +29,7 @@ const MAX_REFERENCE: usize = 512;
 /// Aliases may lead to aliases this many times.
 const MAX_ALIAS_HOPS: usize = 8;
 /// What is below this names registries.
-const REGISTRIES: &str = "config/docker/registry/";
+pub(crate) const REGISTRIES: &str = "config/docker/registry/";
 
 /// The image catalogue, as administrators see it.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ use bai_store::{Tx, credential::CredentialRow};
 use super::placement::{Candidate, choose_agent};
 use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
+use crate::cluster::Duty;
 use crate::image::Image;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
@@ -168,7 +169,7 @@ impl Manager {
     /// Whether the session was on an agent that is lost or has left, in which case it is recorded as ended. The
     /// database decides: an agent that has not connected to this manager since its start is not lost, and its sessions
     /// go on.
-    async fn ended_with_its_agent(&self, session: &KernelRow) -> Result<bool> {
+    pub(crate) async fn ended_with_its_agent(&self, session: &KernelRow) -> Result<bool> {
         let is_there = |agent: Option<AgentRow>| agent.is_some_and(|agent| !agent.status.is_gone());
         if let Some(agent) = &session.agent
             && is_there(self.store.reader().agent(agent).await?)
@@ -202,17 +203,19 @@ impl Manager {
         }
         check_concurrency(tx.count_live_sessions(owner).await?, plan.owner)?;
         check_quotas(&mut tx, plan).await?;
-        let mut candidates = Vec::new();
-        for agent in tx.alive_agents().await? {
-            if self.agent(&agent.id).is_some() {
-                let occupied = tx.occupied_by_agent(&agent.id).await?;
-                candidates.push(Candidate {
+        let mut occupied = tx.occupied_by_all_agents().await?;
+        let agents = tx.alive_agents().await?.into_iter();
+        let candidates: Vec<Candidate> = agents
+            .filter(|agent| self.agent(&agent.id).is_some())
+            .map(|agent| {
+                let occupied = occupied.remove(&agent.id).unwrap_or_default();
+                Candidate {
+                    remaining: agent.available_slots.minus(&occupied),
                     id: agent.id,
                     addr: agent.addr,
-                    remaining: agent.available_slots.minus(&occupied),
-                });
-            }
-        }
+                }
+            })
+            .collect();
         let chosen = choose_agent(&candidates, &plan.requested)
             .ok_or_else(|| Error::InstanceNotAvailable(why_nothing_fits(&candidates, plan)))?;
         let kernel = KernelId::generate(self.random.as_ref());
@@ -239,11 +242,13 @@ impl Manager {
         };
         match tx.insert_kernel(&new).await {
             Ok(()) => {}
-            // Another manager was faster.
+            // Another manager was faster: an original one, which takes no lock.
             Err(error) if error.is_conflict_on(UNIQUE_NAME) => return Ok(Recorded::NameTaken),
             Err(error) => return Err(error.into()),
         }
         tx.attach_vfolders(kernel, &plan.mounts).await?;
+        // From the beginning, or another manager might find it and take it for left behind.
+        self.claim_in(&mut tx, &Duty::Kernel(kernel)).await?;
         tx.commit().await?;
         tracing::info!(kernel.id = %kernel, session = %plan.request.name, agent.id = %chosen.id, image = plan.image.config.canonical, "session recorded");
         Ok(Recorded::New(kernel))
@@ -263,6 +268,13 @@ impl Manager {
                     text,
                 )));
             }
+            Outcome::Away(text) => {
+                return Err(Error::ServiceUnavailable(format!(
+                    "{text}; the session is recorded and starts by itself"
+                )));
+            }
+            // The record tells.
+            Outcome::Elsewhere => {}
         }
         let row = self
             .store

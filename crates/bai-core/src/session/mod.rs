@@ -87,7 +87,7 @@ pub struct SessionExecute {
 /// How long a call to an agent may take where `http-api.md` 4.8 names a time.
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a termination is waited for, with what must end before it.
-const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the completion of a name may take.
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -172,8 +172,9 @@ impl Manager {
             )));
         }
         match self.carry_out(row.id).await {
-            Outcome::Done(_) => Ok(()),
+            Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
             Outcome::AgentFailed(error) => Err(Error::KernelRestartFailed(error)),
+            Outcome::Away(text) => Err(Error::ServiceUnavailable(text)),
             Outcome::Overtaken(text) => Err(Error::KernelRestartFailed(AgentError::exception(
                 "RuntimeError",
                 text,
@@ -204,6 +205,8 @@ impl Manager {
         tx.commit().await?;
         match tokio::time::timeout(DESTRUCTION_DEADLINE, self.carry_out(row.id)).await {
             Ok(Outcome::Done(stats)) => Ok(stats),
+            Ok(Outcome::Elsewhere) => Ok(None),
+            Ok(Outcome::Away(text)) => Err(Error::ServiceUnavailable(text)),
             Ok(Outcome::AgentFailed(error)) => Err(Error::KernelDestructionFailed(error)),
             Ok(Outcome::Overtaken(text)) => Err(Error::Internal(text)),
             // The image is still being pulled, for example. The record stands, and the reconciler follows it.

@@ -1,7 +1,9 @@
 //! The REST handlers, a file for each verb. [`dispatch`] leads from a route to its handler.
 
 mod auth;
-mod later;
+mod config;
+mod manager;
+mod resource;
 mod session;
 
 use http::StatusCode;
@@ -39,9 +41,21 @@ pub(crate) async fn dispatch(endpoint: Endpoint, call: Call) -> Result<Answer, P
         Endpoint::SessionDownload => Box::pin(session::download::handle(call)).await,
         Endpoint::StreamExecute => Box::pin(stream::execute::handle(call)).await,
         Endpoint::StreamEvents => Err(bai_core::Error::NotImplemented.into()),
-        Endpoint::ManagerAnnouncement => later::announcement(),
-        Endpoint::VFolderTypes => later::vfolder_types(),
-        Endpoint::DockerRegistries => later::docker_registries(),
+        Endpoint::ConfigResourceSlots => config::resource_slots(call).await,
+        Endpoint::ConfigVFolderTypes => config::vfolder_types(&call),
+        Endpoint::ConfigDockerRegistries => config::docker_registries(call).await,
+        Endpoint::ConfigGet => config::get::handle(call).await,
+        Endpoint::ConfigSet => config::set::handle(call).await,
+        Endpoint::ConfigDelete => config::delete::handle(call).await,
+        Endpoint::ManagerStatus => manager::status(call).await,
+        Endpoint::ManagerSetStatus => manager::set_status::handle(call).await,
+        Endpoint::ManagerAnnouncement => manager::announcement(call).await,
+        Endpoint::ManagerAnnounce => manager::announce::handle(call).await,
+        Endpoint::ResourcePresets => resource::presets(call).await,
+        Endpoint::ResourceCheckPresets => resource::check_presets::handle(call).await,
+        Endpoint::ResourceRecalculateUsage => resource::recalculate_usage(call).await,
+        Endpoint::ResourceUsagePerMonth => resource::usage::per_month(call).await,
+        Endpoint::ResourceUsagePerPeriod => resource::usage::per_period(call).await,
     }
 }
 

@@ -378,6 +378,14 @@ pub async fn kernels_are_listed_by_state(store: Store) {
         [1, 3].map(kernel_id)
     );
     assert_eq!(reader.count_live_sessions_total().await.expect("a count"), 3);
+    let mut tx = begin(&store).await;
+    let moved = tx
+        .set_all_kernel_status(&[Preparing, Running], KernelStatus::Terminating)
+        .await;
+    assert_eq!(moved.expect("a change of many"), 3);
+    tx.commit().await.expect("a commit");
+    assert_eq!(ids(&[KernelStatus::Terminating]).await, [1, 2, 3].map(kernel_id));
+    assert_eq!(ids(&[Terminated]).await, [kernel_id(4)]);
 }
 
 /// Heartbeats write only what is new (DM-9) and keep what is occupied.

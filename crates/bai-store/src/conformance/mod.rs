@@ -6,6 +6,7 @@
 
 mod accounting;
 mod accounts;
+mod claims;
 mod doctor;
 mod fixtures;
 mod kernels;
@@ -15,6 +16,7 @@ mod usage;
 
 pub use accounting::*;
 pub use accounts::*;
+pub use claims::*;
 pub use doctor::*;
 pub use fixtures::*;
 pub use kernels::*;
@@ -54,6 +56,7 @@ macro_rules! store_conformance {
             recalculation_repairs, agents_join_once, the_last_place_is_taken_once, sums_wait_for_each_other, usage_is_counted_by_several, counting_and_ending_keep_one_order,
             sessions_are_counted_by_several, counters_follow_racing_operations,
             leases_pass_from_holder_to_holder, racing_holders_get_one_lease, fences_hold_the_lease,
+            claims_live_as_long_as_their_lease, racing_members_get_one_claim,
             usage_comes_in_pages, sums_come_for_all_agents, dirty_amounts_are_read_and_cleaned, orphans_are_found,
             schemas_are_reported, texts_have_no_nul, spoiled_units_of_work_are_not_committed,
         }

@@ -4,7 +4,7 @@ use bai_model::ResourceSlot;
 use serde_json::json;
 
 use super::*;
-use crate::usage::UsageQuery;
+use crate::usage::{UsageGroupRow, UsageQuery};
 
 /// Pages follow each other without gaps or doubles, also where many ended at once, and know their bounds and groups.
 pub async fn usage_comes_in_pages(store: Store) {
@@ -63,7 +63,16 @@ pub async fn usage_comes_in_pages(store: Store) {
         (Some(at(2)), at(100), Some(&stats))
     );
     assert_slots(&row.occupied_slots, &slots(1, 1 << 30));
+    let names = |groups: Vec<UsageGroupRow>| groups.into_iter().map(|group| group.name).collect::<Vec<_>>();
+    let groups = reader.usage_groups(&query).await.expect("groups");
+    assert_eq!(
+        (groups[1].id, groups[1].domain_name.as_str()),
+        (group_id(2), DEFAULT)
+    );
+    assert_eq!(names(groups), [DEFAULT, "second"]);
     query.groups = vec![group_id(2), group_id(3)];
+    let groups = reader.usage_groups(&query).await.expect("groups");
+    assert_eq!(names(groups), ["second"]);
     let page = reader.usage_page(&query, None, 100).await.expect("a page");
     assert_eq!(page.iter().map(|row| row.id).collect::<Vec<_>>(), [kernel_id(9)]);
     assert_eq!(

@@ -14,6 +14,8 @@ pub mod redis;
 #[cfg(feature = "api")]
 pub mod registry;
 mod server;
+#[cfg(feature = "api")]
+pub mod site;
 pub mod tls;
 
 use std::fmt;
@@ -25,6 +27,8 @@ pub use guardian::Guardian;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use redis::Redis;
+#[cfg(feature = "api")]
+pub use site::Site;
 pub use tls::Certificates;
 
 /// Why a server cannot be started on this machine.

@@ -1,10 +1,16 @@
 //! The commands, a file each.
 
+pub mod dbshell;
+pub mod doctor;
 pub mod env;
 pub mod etcd;
+pub mod fixture;
+pub mod gateway;
 pub mod gen_keypair;
 pub mod images;
+pub mod keys;
 pub mod run;
+pub mod schema;
 pub mod up;
 
 use std::path::PathBuf;

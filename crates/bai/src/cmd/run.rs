@@ -17,7 +17,7 @@ use crate::client::{Client, RunStream, next_frame, send_text};
 use crate::output::{line, raw, raw_error, say};
 use crate::sessions::RuntimeChoice;
 use crate::system::SystemRandom;
-use crate::wire::{Stack, StackOptions};
+use crate::wire::{EmbeddedOptions, Stack, StackOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,14 +93,15 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         .prefix("bai-")
         .tempdir()
         .context("cannot make a temporary folder")?;
-    let starting = Stack::start(StackOptions {
+    let options = StackOptions::embedded(EmbeddedOptions {
         data_dir: folder.path().to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         ephemeral: true,
         only_image: Some(args.image.clone()),
         allow_process_runtime: false,
         runtime: RuntimeChoice::Process,
-    });
+    })?;
+    let starting = Stack::start(options);
     let stack = patiently(&args, "starting a stack for this command", starting).await?;
     let account = stack
         .new_credentials

@@ -12,7 +12,7 @@ use super::data_dir;
 use crate::credentials::{Credentials, save_endpoint};
 use crate::output::say;
 use crate::sessions::RuntimeChoice;
-use crate::wire::{Stack, StackOptions};
+use crate::wire::{EmbeddedOptions, Stack, StackOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,15 +52,15 @@ pub async fn run(args: Args) -> Result<()> {
     // Before anything can take long: a signal during the start must not be lost.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let stack = Stack::start(StackOptions {
+    let options = StackOptions::embedded(EmbeddedOptions {
         data_dir: data_dir.clone(),
         listen: args.listen,
         ephemeral: false,
         only_image: None,
         allow_process_runtime: args.allow_process_runtime,
         runtime: args.runtime,
-    })
-    .await?;
+    })?;
+    let stack = Stack::start(options).await?;
     save_endpoint(&data_dir, &stack.endpoint)?;
     greet(&stack, &data_dir);
     tokio::select! {
@@ -86,11 +86,12 @@ fn greet(stack: &Stack, data_dir: &Path) {
         "bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"",
         data_dir.display()
     ));
-    say(&format!("bai: {}; Ctrl-C stops the server", stack.sessions));
+    let sessions = stack.sessions.as_deref().unwrap_or("there are no sessions here");
+    say(&format!("bai: {sessions}; Ctrl-C stops the server"));
 }
 
 /// Takes the data directory for this process; when another one has it, `hint` says what to do.
-pub(super) fn lock(data_dir: &Path, hint: &'static str) -> Result<fs::File> {
+pub(crate) fn lock(data_dir: &Path, hint: &'static str) -> Result<fs::File> {
     let path = data_dir.join("lock");
     let file = fs::File::options()
         .create(true)

@@ -1,7 +1,7 @@
 //! The Docker runtime: a kernel is a container of any image, with `bai-runner` mounted into it as its first process.
 //!
 //! Why what is allowed is allowed, and how the runner's socket is kept from the session: see
-//! `docs/adr/0009-docker-runtime.md`.
+//! `docs/adr/0012-docker-runtime.md`.
 //!
 //! Invariants: the engine's containers are the only record: a container carries its owner, kernel and folder as labels,
 //! so that no agent that is killed at any moment loses one; a kernel is addressed by its container's id, which is never

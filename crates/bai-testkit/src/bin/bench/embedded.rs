@@ -1,30 +1,26 @@
-//! Measures the executable beside this one against a bare axum server, in one run (`cargo xtask bench`).
-//!
-//! Both servers get the same load from the same client: a few connections that each send one prepared request after the
-//! other. The ratio says what the manager adds; the absolute numbers say as much about the machine and its load.
+//! `bai up` with nothing configured: how fast it starts, what it takes, what a session costs, and what the manager adds to
+//! a bare axum server.
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bai_gateway::auth::date;
-use bai_gateway::auth::signature::{Algorithm, Signed, sign};
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
-use http::HeaderMap;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+
+use crate::beside_this;
+use crate::client::{Connection, Keypair, load};
+use crate::table::{Table, median, millis};
 
 const CONNECTIONS: usize = 8;
-/// Requests of each connection: together fewer than a keypair may send in a quarter of an hour.
-const LOAD: u32 = 3_000;
+/// Less than a keypair may send in a quarter of an hour.
+const LOAD: Duration = Duration::from_secs(1);
 const SESSIONS: usize = 15;
 
-#[tokio::main]
-async fn main() -> Result<()> {
+/// Measures it and prints a table.
+pub async fn measure() -> Result<()> {
     let bare = bare_server().await?;
     let scratch = tempfile::tempdir()?;
     let server = Server::start(scratch.path()).await?;
@@ -40,19 +36,23 @@ async fn main() -> Result<()> {
     );
     sessions(&server, &mut table).await?;
 
-    let plain = format!("GET / HTTP/1.1\r\nhost: {bare}\r\n\r\n");
-    let limit = rate(bare, plain.as_bytes()).await?;
+    let plain = format!("GET / HTTP/1.1\r\nhost: {bare}\r\n\r\n").into_bytes();
+    let limit = rate(bare, plain).await?;
     table.row("bare server, GET /", &format!("{limit:.0}/s"), "");
-    let request = server.request("GET", "/", &Value::Null)?;
-    table.rate("GET /", rate(server.address, &request).await?, limit, "");
-    let request = server.request("GET", "/auth/test?echo=x", &Value::Null)?;
-    table.rate(
-        "signed GET /auth/test",
-        rate(server.address, &request).await?,
-        limit,
-        "40 %",
-    );
+    for (what, target, wanted) in [
+        ("GET /", "/", ""),
+        ("signed GET /auth/test", "/auth/test?echo=x", "40 %"),
+    ] {
+        let request = server
+            .keypair
+            .request(server.address, "GET", target, &Value::Null)?;
+        table.rate(what, rate(server.address, request).await?, limit, wanted);
+    }
     table.print()
+}
+
+async fn rate(address: SocketAddr, request: Vec<u8>) -> Result<f64> {
+    Ok(load(address, &[request], CONNECTIONS, LOAD).await?.rate)
 }
 
 /// Life of a session, for Python and for the shell, whose own start takes next to no time.
@@ -135,71 +135,11 @@ async fn bare_server() -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// Answers in a second under load. Every answer must be 200, or 429 would look fast.
-async fn rate(address: SocketAddr, request: &[u8]) -> Result<f64> {
-    let begun = Instant::now();
-    let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let request = request.to_vec();
-        clients.spawn(async move {
-            let mut connection = Connection::open(address).await?;
-            for _ in 0..LOAD {
-                let (status, body) = connection.exchange(&request).await?;
-                ensure!(
-                    status == 200,
-                    "under load: {status} {}",
-                    String::from_utf8_lossy(&body)
-                );
-            }
-            Ok(())
-        });
-    }
-    let clients: Vec<Result<()>> = clients.join_all().await;
-    let total = f64::from(LOAD) * clients.len() as f64;
-    clients.into_iter().collect::<Result<()>>()?;
-    Ok(total / begun.elapsed().as_secs_f64())
-}
-
-/// HTTP as far as this program needs it.
-struct Connection(BufReader<TcpStream>);
-
-impl Connection {
-    async fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    async fn exchange(&mut self, request: &[u8]) -> Result<(u16, Vec<u8>)> {
-        self.0.get_mut().write_all(request).await?;
-        let (mut status, mut length, mut line) = (0, 0, String::new());
-        loop {
-            line.clear();
-            ensure!(
-                self.0.read_line(&mut line).await? > 0,
-                "the server closed the connection"
-            );
-            let text = line.trim_end().to_ascii_lowercase();
-            if let Some(rest) = text.strip_prefix("http/1.1 ") {
-                status = rest.get(..3).unwrap_or_default().parse()?;
-            } else if let Some(value) = text.strip_prefix("content-length:") {
-                length = value.trim().parse()?;
-            } else if text.is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).await?;
-        Ok((status, body))
-    }
-}
-
 /// `bai up` with a new data directory, ended when dropped.
 struct Server {
     process: Child,
     address: SocketAddr,
-    access_key: String,
-    secret_key: String,
+    keypair: Keypair,
     start_up: Duration,
 }
 
@@ -231,18 +171,19 @@ impl Server {
             .output()?;
         let account: Value = serde_json::from_slice(&env.stdout).context("`bai env --json` gave no JSON")?;
         let word = |key: &str| account[key].as_str().unwrap_or_default().to_owned();
-        (server.access_key, server.secret_key) = (word("access_key"), word("secret_key"));
+        server.keypair = Keypair {
+            access_key: word("access_key"),
+            secret_key: word("secret_key"),
+        };
         Ok(server)
     }
 
     async fn answering(process: Child, address: SocketAddr) -> Result<Self> {
         let begun = Instant::now();
-        let (access_key, secret_key) = (String::new(), String::new());
         let mut server = Self {
             process,
             address,
-            access_key,
-            secret_key,
+            keypair: Keypair::default(),
             start_up: Duration::ZERO,
         };
         let request = format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n");
@@ -268,45 +209,9 @@ impl Server {
     }
 
     async fn call(&self, method: &str, target: &str, body: &Value) -> Result<(u16, Value)> {
-        let request = self.request(method, target, body)?;
+        let request = self.keypair.request(self.address, method, target, body)?;
         let (status, body) = Connection::open(self.address).await?.exchange(&request).await?;
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
-    }
-
-    /// A signed request as bytes. It may be sent again for some minutes.
-    fn request(&self, method: &str, target: &str, body: &Value) -> Result<Vec<u8>> {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let now = DateTime::<Utc>::from(std::time::SystemTime::now());
-        let stamp = now.to_rfc3339_opts(SecondsFormat::Micros, false);
-        let mut headers = HeaderMap::new();
-        headers.insert("host", self.address.to_string().parse()?);
-        headers.insert("content-type", "application/json".parse()?);
-        headers.insert("x-backendai-version", "v4.20190615".parse()?);
-        headers.insert("date", stamp.parse()?);
-        let signature = sign(&Signed {
-            algorithm: Algorithm::Sha256,
-            secret_key: &self.secret_key,
-            signature: "",
-            date: &date::parse(&stamp, NaiveDate::MIN).context("a date of ours")?,
-            method,
-            target,
-            headers: &headers,
-            body: body.as_bytes(),
-        });
-        let credential = format!(
-            "BackendAI signMethod=HMAC-SHA256, credential={}:{signature}",
-            self.access_key
-        );
-        headers.insert("authorization", credential.parse()?);
-        let mut text = format!("{method} {target} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in &headers {
-            text.push_str(&format!("{name}: {}\r\n", value.to_str()?));
-        }
-        Ok(format!("{text}\r\n{body}").into_bytes())
     }
 }
 
@@ -318,58 +223,5 @@ impl Drop for Server {
             .stderr(Stdio::null())
             .status();
         _ = self.process.wait();
-    }
-}
-
-fn beside_this(name: &str) -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(
-        path.exists(),
-        "{} is missing; `cargo xtask bench` builds it",
-        path.display()
-    );
-    Ok(path)
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-fn millis(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
-}
-
-/// What is printed in the end.
-#[derive(Default)]
-struct Table(Vec<[String; 4]>);
-
-impl Table {
-    fn row(&mut self, what: &str, measured: &str, target: &str) {
-        self.0.push([
-            what.to_owned(),
-            measured.to_owned(),
-            String::new(),
-            target.to_owned(),
-        ]);
-    }
-
-    fn rate(&mut self, what: &str, rate: f64, limit: f64, target: &str) {
-        let ratio = format!("{:.0} %", 100.0 * rate / limit);
-        self.0
-            .push([what.to_owned(), format!("{rate:.0}/s"), ratio, target.to_owned()]);
-    }
-
-    fn print(&self) -> Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(
-            out,
-            "{:<36} {:>12} {:>10} {:>10}",
-            "median of a run", "measured", "of bare", "target"
-        )?;
-        for [what, measured, ratio, target] in &self.0 {
-            writeln!(out, "{what:<36} {measured:>12} {ratio:>10} {target:>10}")?;
-        }
-        Ok(())
     }
 }

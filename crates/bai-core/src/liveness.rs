@@ -1,0 +1,236 @@
+//! Which agents are there (`agent-protocol.md` 3.4 to 3.6): heartbeats in the broker, and finding agents that are lost.
+//!
+//! Invariants: an agent is lost when the one manager that has the timers has seen no heartbeat of it for the time-out, all
+//! along. What was not seen, because the broker was away or forgot, counts for nobody's absence, and clocks of different
+//! hosts are not compared. The broker is a copy: the database decides who is alive, and an agent that is there is
+//! recorded again whatever forgot it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bai_model::{AgentId, AgentStatus};
+use bai_proto::event::AgentInfo;
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use crate::cluster::Duty;
+use crate::{Manager, Result};
+
+/// How often the lost are looked for (`agent-protocol.md` 3.5).
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// A look that comes later than this after the last one saw nothing of what was between.
+const BLINK: Duration = Duration::from_secs(3);
+/// How often agents in this process are heard of; those on other hosts say so themselves.
+const BEAT_PERIOD: Duration = Duration::from_secs(3);
+/// Every so many looks, managers that are gone are forgotten.
+const LOOKS_BETWEEN_CLEANINGS: u32 = 60;
+
+/// How long each agent's last heartbeat has been its last, as far as it was watched.
+#[derive(Debug, Default)]
+struct Watched {
+    agents: HashMap<AgentId, (Option<DateTime<Utc>>, Instant)>,
+    looked: Option<Instant>,
+}
+
+impl Watched {
+    /// The agents whose heartbeat has not changed for `timeout`. `agents` are all that should be there, with their last
+    /// heartbeats.
+    fn overdue(
+        &mut self,
+        now: Instant,
+        agents: Vec<(AgentId, Option<DateTime<Utc>>)>,
+        timeout: Duration,
+    ) -> Vec<AgentId> {
+        if self
+            .looked
+            .is_none_or(|looked| now.duration_since(looked) > BLINK)
+        {
+            self.agents.clear();
+        }
+        self.looked = Some(now);
+        let before = std::mem::take(&mut self.agents);
+        let mut overdue = Vec::new();
+        for (agent, heartbeat) in agents {
+            let since = match before.get(&agent) {
+                Some((last, since)) if *last == heartbeat => *since,
+                _ => now,
+            };
+            if now.duration_since(since) >= timeout {
+                overdue.push(agent.clone());
+            }
+            self.agents.insert(agent, (heartbeat, since));
+        }
+        overdue
+    }
+}
+
+impl Manager {
+    /// Does the site's timers, while they are this manager's.
+    pub(crate) async fn do_timers(self: Arc<Self>) {
+        let mut watched = Watched::default();
+        let mut looks = 0_u32;
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => break,
+                () = tokio::time::sleep(LOOK_PERIOD) => {}
+            }
+            let done: Result<()> = async {
+                if !self.claim(&Duty::Timers).await? {
+                    watched = Watched::default();
+                    return Ok(());
+                }
+                looks = looks.wrapping_add(1);
+                if looks.is_multiple_of(LOOKS_BETWEEN_CLEANINGS) {
+                    self.forget_managers().await?;
+                }
+                self.look_for_lost_agents(&mut watched).await
+            }
+            .await;
+            if let Err(error) = done {
+                tracing::warn!(%error, "lost agents cannot be looked for at the moment");
+                watched = Watched::default();
+            }
+        }
+        self.hand_over(vec![Duty::Timers]).await;
+    }
+
+    async fn look_for_lost_agents(&self, watched: &mut Watched) -> Result<()> {
+        let heartbeats = self.broker.last_seen().await?;
+        let alive = self.store.reader().alive_agents().await?;
+        let agents = alive
+            .into_iter()
+            .map(|agent| {
+                let heartbeat = heartbeats.get(&agent.id.0).copied();
+                (agent.id, heartbeat)
+            })
+            .collect();
+        for agent in watched.overdue(Instant::now(), agents, self.heartbeat_timeout) {
+            self.lose_agent(&agent).await?;
+        }
+        Ok(())
+    }
+
+    /// Records that an agent is lost. Its sessions stay as they are and come back with it.
+    async fn lose_agent(&self, agent: &AgentId) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        self.fence(&mut tx, &Duty::Timers).await?;
+        let is_alive = tx
+            .lock_agent(agent)
+            .await?
+            .is_some_and(|row| row.status == AgentStatus::Alive);
+        if is_alive {
+            tx.set_agent_status(agent, AgentStatus::Lost, Some(self.clock.now()))
+                .await?;
+        }
+        tx.commit().await?;
+        if is_alive {
+            tracing::warn!(agent.id = %agent, timeout = ?self.heartbeat_timeout, "an agent is lost: nothing was heard of it");
+        }
+        self.forget_heartbeats(agent).await;
+        Ok(())
+    }
+
+    /// Takes an agent that is gone out of the broker.
+    pub(crate) async fn forget_heartbeats(&self, agent: &AgentId) {
+        if let Err(error) = self.broker.forget(&agent.0).await {
+            tracing::warn!(agent.id = %agent, %error, "the heartbeats of an agent that is gone could not be removed");
+        }
+    }
+
+    /// Notes in the broker that an agent was heard of. Nothing depends on one of them.
+    pub(crate) async fn note_heartbeat(&self, info: &AgentInfo) {
+        let images: Vec<String> = info.images.iter().map(|image| image.canonical.clone()).collect();
+        if let Err(error) = self.broker.beat(&info.id.0, self.clock.now(), &images).await {
+            tracing::warn!(agent.id = %info.id, %error, "a heartbeat could not be noted");
+        }
+    }
+
+    /// Speaks for the agents in this process, and records again what was forgotten of any attached agent: its row, its
+    /// images, its slot types.
+    pub(crate) async fn speak_for_agents(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = self.forgotten.notified() => self.register_agents_anew(),
+                () = tokio::time::sleep(BEAT_PERIOD) => {}
+            }
+            for (info, is_registered) in self.attached_infos() {
+                if let Err(error) = self.speak_for(info, is_registered).await {
+                    tracing::warn!(%error, "an agent could not be recorded; it will be tried again");
+                }
+            }
+        }
+    }
+
+    async fn speak_for(&self, info: AgentInfo, is_registered: bool) -> Result<()> {
+        let is_here = info.addr.starts_with("inproc://");
+        let row = self.store.reader().agent(&info.id).await?;
+        let is_alive = row.is_some_and(|row| row.status == AgentStatus::Alive);
+        if !is_registered || (is_here && !is_alive) {
+            return self.record_heartbeat(info).await;
+        }
+        if is_here {
+            self.note_heartbeat(&info).await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn moment(seconds: i64) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp(seconds, 0)
+    }
+
+    /// What is overdue at each second, of one agent with these heartbeats.
+    fn overdue(heartbeats: &[(u64, Option<DateTime<Utc>>)]) -> Vec<u64> {
+        let start = Instant::now();
+        let mut watched = Watched::default();
+        heartbeats
+            .iter()
+            .filter(|(second, heartbeat)| {
+                let now = start + Duration::from_secs(*second);
+                let agents = vec![(AgentId("i-one".to_owned()), *heartbeat)];
+                !watched.overdue(now, agents, TIMEOUT).is_empty()
+            })
+            .map(|(second, _)| *second)
+            .collect()
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_first_look() {
+        let old = moment(0);
+        let looks: Vec<_> = (0..=6).map(|second| (second, old)).collect();
+        assert_eq!(overdue(&looks), [5, 6]);
+    }
+
+    #[test]
+    fn an_agent_that_the_broker_does_not_know_is_lost_in_time() {
+        let looks: Vec<_> = (0..=5).map(|second| (second, None)).collect();
+        assert_eq!(overdue(&looks), [5]);
+    }
+
+    #[test]
+    fn heartbeats_and_a_broker_that_forgets_keep_an_agent() {
+        let looks = [
+            (0, moment(0)),
+            (2, moment(0)),
+            (4, moment(3)),
+            (6, None),
+            (8, moment(7)),
+            (10, moment(9)),
+        ];
+        assert_eq!(overdue(&looks), [0; 0]);
+    }
+
+    #[test]
+    fn what_was_not_watched_is_nobodys_absence() {
+        let looks = [(0, moment(0)), (2, moment(0)), (100, moment(0)), (102, moment(0))];
+        assert_eq!(overdue(&looks), [0; 0]);
+    }
+}

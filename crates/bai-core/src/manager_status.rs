@@ -1,0 +1,352 @@
+//! Whether the managers take work: their common status in the configuration store, the gate that routes pass, the end
+//! of all sessions at once, and what administrators have to announce (`http-api.md` 4.11, 6.1).
+//!
+//! Invariants: the status is everybody's, whichever manager it was told; `frozen` stays through restarts; after all
+//! sessions were told to end, each of them ends, whatever happens to whoever told them.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bai_backplane::kv::Expect;
+use bai_model::KernelStatus;
+use bai_store::kernel::KernelRow;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt as _, stream};
+
+use crate::reconcile::Outcome;
+use crate::session::DESTRUCTION_DEADLINE;
+use crate::{Error, Manager, Op, Result};
+
+/// Where the status is kept.
+pub(crate) const STATUS_KEY: &str = "manager/status";
+/// Where the announcement is kept.
+const ANNOUNCEMENT_KEY: &str = "manager/announcement";
+/// How long a status is believed, also where the watch that tells of changes is cut off.
+const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
+/// When the configuration store is asked again to tell of changes.
+const WATCH_RETRY: Duration = Duration::from_secs(2);
+/// Sessions that are ended at the same time.
+const ENDINGS_AT_ONCE: usize = 64;
+/// Characters of an announcement.
+const MAX_ANNOUNCEMENT: usize = 8192;
+
+/// What the managers of a cluster are doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManagerStatus {
+    Preparing,
+    Running,
+    /// Nothing new; what is there goes on.
+    Frozen,
+    Terminated,
+}
+
+impl ManagerStatus {
+    const ALL: [Self; 4] = [Self::Preparing, Self::Running, Self::Frozen, Self::Terminated];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Frozen => "frozen",
+            Self::Terminated => "terminated",
+        }
+    }
+}
+
+impl std::str::FromStr for ManagerStatus {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::InvalidParameters`] for any other word.
+    fn from_str(text: &str) -> Result<Self> {
+        let named = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        named.ok_or_else(|| Error::invalid(format!("'{text}' is not a valid ManagerStatus")))
+    }
+}
+
+/// What an endpoint demands of the manager's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusGate {
+    /// Any status.
+    None,
+    /// `running` only.
+    Running,
+    /// `running` or `frozen`.
+    RunningOrFrozen,
+}
+
+/// What the managers are doing, and with how many sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusReport {
+    pub status: ManagerStatus,
+    /// Sessions that have not ended.
+    pub active_sessions: i64,
+}
+
+/// The status as last read.
+#[derive(Debug, Default)]
+pub(crate) struct StatusCache(RwLock<Cached>);
+
+#[derive(Debug, Default)]
+struct Cached {
+    /// When it was read, and what it was.
+    known: Option<(DateTime<Utc>, ManagerStatus)>,
+    /// Grows with each change that was told, so that what was read before it is not kept after it.
+    changes: u64,
+}
+
+impl StatusCache {
+    fn get(&self, now: DateTime<Utc>) -> (Option<ManagerStatus>, u64) {
+        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = |read_at: DateTime<Utc>| now.signed_duration_since(read_at) < STATUS_TTL;
+        let known = cached.known.filter(|(read_at, _)| is_fresh(*read_at));
+        (known.map(|(_, status)| status), cached.changes)
+    }
+
+    fn put(&self, now: DateTime<Utc>, status: ManagerStatus, changes: u64) {
+        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if cached.changes == changes {
+            cached.known = Some((now, status));
+        }
+    }
+
+    fn forget(&self) {
+        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        cached.known = None;
+        cached.changes += 1;
+    }
+}
+
+impl Manager {
+    /// What the managers are doing. For everybody.
+    ///
+    /// # Errors
+    /// When the database or the configuration store cannot tell.
+    pub async fn manager_status(&self, _op: &Op) -> Result<StatusReport> {
+        Ok(StatusReport {
+            status: self.status_now().await?,
+            active_sessions: self.store.reader().count_live_sessions_total().await?,
+        })
+    }
+
+    /// Sets the status for all managers. With `force_kill` all sessions end: that is recorded for each of them before
+    /// anything is waited for, and the reconcilers see to those that do not end within a minute. For superadmins.
+    ///
+    /// The status comes first, so that no session begins behind the back of their ending. The work goes on when the
+    /// caller goes away.
+    ///
+    /// # Errors
+    /// [`Error::Unauthorized`].
+    pub async fn manager_set_status(
+        self: &Arc<Self>,
+        op: &Op,
+        status: ManagerStatus,
+        force_kill: bool,
+    ) -> Result<()> {
+        op.superadmin()?;
+        let (manager, request_id) = (Arc::clone(self), op.request_id.clone());
+        let work = self.tasks.spawn(async move {
+            manager.config.put(STATUS_KEY, status.as_str()).await?;
+            manager.status.forget();
+            tracing::info!(request.id = %request_id, status = status.as_str(), force_kill, "the managers' status was set");
+            if !force_kill {
+                return Ok(());
+            }
+            match tokio::time::timeout(DESTRUCTION_DEADLINE, manager.end_all_sessions()).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::warn!("not all sessions ended in time; the reconcilers go on with them");
+                    Ok(())
+                }
+            }
+        });
+        work.await
+            .map_err(|error| Error::Internal(format!("setting the status broke off: {error}")))?
+    }
+
+    /// Ends sessions until there are none, those too that were being recorded meanwhile.
+    async fn end_all_sessions(self: &Arc<Self>) -> Result<()> {
+        let alive: Vec<_> = KernelStatus::ALL
+            .into_iter()
+            .filter(|status| status.is_alive())
+            .collect();
+        let may_end: Vec<_> = KernelStatus::ALL
+            .into_iter()
+            .filter(|status| status.may_become(KernelStatus::Terminating))
+            .collect();
+        loop {
+            let mut tx = self.store.begin().await?;
+            tx.set_all_kernel_status(&may_end, KernelStatus::Terminating)
+                .await?;
+            tx.commit().await?;
+            let kernels = self.store.reader().kernels_with_status(&alive).await?;
+            if kernels.is_empty() {
+                return Ok(());
+            }
+            let ends: Vec<bool> = stream::iter(kernels)
+                .map(|kernel| self.end_kernel(kernel))
+                .buffer_unordered(ENDINGS_AT_ONCE)
+                .collect()
+                .await;
+            if !ends.into_iter().all(|has_ended| has_ended) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Carries out the end of a kernel that is recorded as `TERMINATING`; says whether it has ended.
+    async fn end_kernel(self: &Arc<Self>, kernel: KernelRow) -> bool {
+        let is_connected = kernel.agent.as_ref().is_some_and(|id| self.agent(id).is_some());
+        let ended = async {
+            if !is_connected && self.ended_with_its_agent(&kernel).await? {
+                return Ok(());
+            }
+            match self.carry_out(kernel.id).await {
+                Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
+                Outcome::AgentFailed(error) => Err(Error::KernelDestructionFailed(error)),
+                Outcome::Away(text) => Err(Error::ServiceUnavailable(text)),
+                Outcome::Overtaken(text) => Err(Error::Internal(text)),
+            }
+        };
+        let ended: Result<()> = ended.await;
+        if let Err(error) = &ended {
+            tracing::warn!(kernel.id = %kernel.id, %error, "a session could not be ended; the reconcilers try again");
+        }
+        ended.is_ok()
+    }
+
+    /// Whether requests of this kind may pass now (`http-api.md` 6.1).
+    ///
+    /// # Errors
+    /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
+    pub async fn check_status(&self, gate: StatusGate) -> Result<()> {
+        let required = match gate {
+            StatusGate::None => return Ok(()),
+            StatusGate::Running => "frozenset({<ManagerStatus.RUNNING: 'running'>})",
+            StatusGate::RunningOrFrozen => {
+                "frozenset({<ManagerStatus.FROZEN: 'frozen'>, <ManagerStatus.RUNNING: 'running'>})"
+            }
+        };
+        match (self.status_now().await?, gate) {
+            (ManagerStatus::Running, _) | (ManagerStatus::Frozen, StatusGate::RunningOrFrozen) => Ok(()),
+            (ManagerStatus::Frozen, _) => Err(Error::ServerFrozen),
+            _ => Err(Error::ServiceUnavailable(format!(
+                "Server is not in the required status: {required}"
+            ))),
+        }
+    }
+
+    /// The status, as known for up to [`STATUS_TTL`]. A missing one means `running`.
+    async fn status_now(&self) -> Result<ManagerStatus> {
+        let now = self.clock.now();
+        let (known, changes) = self.status.get(now);
+        if let Some(status) = known {
+            return Ok(status);
+        }
+        let text = self.config.get(STATUS_KEY).await?;
+        let text = text.as_deref().unwrap_or(ManagerStatus::Running.as_str());
+        let status = text.parse().map_err(|_| {
+            Error::ServiceUnavailable(format!(
+                "{STATUS_KEY} in the configuration store is '{text}', which is no status; a superadmin can set it"
+            ))
+        })?;
+        self.status.put(now, status, changes);
+        Ok(status)
+    }
+
+    /// At start: `frozen` stays, as whoever froze the cluster left it. Everything else becomes `running`: an original
+    /// manager leaves `preparing` or `terminated` behind, as it happens to stop.
+    pub(crate) async fn take_up_status(&self) -> Result<()> {
+        let kept = [ManagerStatus::Running.as_str(), ManagerStatus::Frozen.as_str()];
+        let found = self.config.get(STATUS_KEY).await?;
+        if found.as_deref() == Some(ManagerStatus::Frozen.as_str()) {
+            tracing::warn!("the site is frozen and stays so: PUT /manager/status makes it run again");
+        }
+        if found.as_deref().is_some_and(|found| kept.contains(&found)) {
+            return Ok(());
+        }
+        let expected = found.map_or(Expect::Absent, Expect::Value);
+        // If it was overtaken, somebody has just decided what the status is.
+        self.config
+            .compare_and_put(STATUS_KEY, expected, ManagerStatus::Running.as_str())
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets the known status as soon as anybody sets another one.
+    pub(crate) async fn follow_status(self: Arc<Self>) {
+        let follow = async {
+            loop {
+                match self.config.watch(STATUS_KEY, None).await {
+                    Ok(mut changes) => {
+                        // What changed before the watch began is not told.
+                        self.status.forget();
+                        while changes.next().await.is_some() {
+                            self.status.forget();
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "changes of the managers' status are not told at once")
+                    }
+                }
+                tokio::time::sleep(WATCH_RETRY).await;
+            }
+        };
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = follow => {}
+        }
+    }
+
+    /// What administrators have to say to everybody, if anything (`clients.md` 11.3, item 8).
+    ///
+    /// # Errors
+    /// When the configuration store cannot tell.
+    pub async fn manager_announcement(&self, _op: &Op) -> Result<Option<String>> {
+        Ok(self.config.get(ANNOUNCEMENT_KEY).await?)
+    }
+
+    /// Announces something, or nothing any more. For superadmins.
+    ///
+    /// # Errors
+    /// [`Error::Unauthorized`], [`Error::InvalidParameters`] for an empty or long text.
+    pub async fn manager_announce(&self, op: &Op, message: Option<&str>) -> Result<()> {
+        op.superadmin()?;
+        match message {
+            None => {
+                self.config.delete(ANNOUNCEMENT_KEY).await?;
+            }
+            Some("") => {
+                return Err(Error::invalid(
+                    "message is missing or empty; say what to announce, or set enabled to false",
+                ));
+            }
+            Some(message) if message.chars().count() > MAX_ANNOUNCEMENT => {
+                return Err(Error::invalid(format!(
+                    "message must have at most {MAX_ANNOUNCEMENT} characters"
+                )));
+            }
+            Some(message) => self.config.put(ANNOUNCEMENT_KEY, message).await?,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_kept_after_it() {
+        let cache = StatusCache::default();
+        let now = DateTime::UNIX_EPOCH;
+        let (_, before) = cache.get(now);
+        cache.forget();
+        cache.put(now, ManagerStatus::Running, before);
+        let (known, after) = cache.get(now);
+        assert_eq!(known, None);
+        cache.put(now, ManagerStatus::Frozen, after);
+        assert_eq!(cache.get(now).0, Some(ManagerStatus::Frozen));
+        assert_eq!(cache.get(now + STATUS_TTL).0, None);
+    }
+}

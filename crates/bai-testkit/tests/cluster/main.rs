@@ -1,0 +1,9 @@
+//! Several managers on one PostgreSQL, etcd and Redis: who does what, and what happens when something is away.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "what is skipped is told and counted")]
+
+mod faults;
+mod load;
+mod processes;
+mod site;
+mod takeover;

@@ -1,0 +1,213 @@
+//! `bai gateway`: a manager with the API of a site, as its `manager.toml` says.
+//!
+//! What needs root comes first (PID file, keys, port, folders), then the user is changed, then the log begins, and only
+//! then anything is heard from outside.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Environment, Loaded};
+use crate::daemon::account::{Target, prepare_folder};
+use crate::daemon::notify::Notifier;
+use crate::daemon::pid_file::PidFile;
+use crate::daemon::tls::Certificate;
+use crate::daemon::{listen, log};
+use crate::output::{raw, say};
+use crate::wire::{Stack, StackOptions};
+
+const EXAMPLES: &str = "\
+Examples:
+  bai gateway --config /etc/backend.ai/manager.toml
+  bai gateway --check-config                      says all that is wrong with it, and serves nothing
+  bai gateway --dump-config                       what it amounts to, without its passwords
+
+SIGTERM and SIGINT let running requests end; a second one ends them. SIGHUP reads the TLS certificate again.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The configuration [default: as BACKEND_CONFIG_FILE says, or the first of ./manager.toml,
+    /// ~/.config/backend.ai/manager.toml and /etc/backend.ai/manager.toml]
+    #[arg(short = 'f', long, visible_alias = "config-path", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only say whether the configuration is valid
+    #[arg(long)]
+    check_config: bool,
+    /// Only print the configuration with its defaults, secrets masked
+    #[arg(long, conflicts_with = "check_config")]
+    dump_config: bool,
+    /// Log as debug.enabled in the configuration does
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the configuration is not valid or something will not start, with what to do about it.
+pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
+    let environment = Environment::of_process();
+    let mut loaded = config::load(args.config.as_deref(), &environment)?;
+    if args.check_config || args.dump_config {
+        for note in &loaded.notes {
+            say(&format!("bai: note: {note}"));
+        }
+        if args.dump_config {
+            raw(loaded.dump()?.as_bytes())?;
+        } else {
+            say(&format!("bai: {} is valid", loaded.path.display()));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    loaded.config.debug.enabled |= args.debug;
+    let Prepared {
+        pid_file,
+        certificate,
+        listener,
+    } = prepare(&loaded)?;
+    let log = log::start(&loaded.config, &environment, verbose)?;
+    for note in &loaded.notes {
+        tracing::warn!("{}: {note}", loaded.path.display());
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if loaded.config.manager.num_proc > 0 {
+        runtime.worker_threads(loaded.config.manager.num_proc);
+    }
+    let runtime = runtime.enable_all().build().context("cannot start threads")?;
+    let notifier = Arc::new(Notifier::new(&environment));
+    let ended = runtime.block_on(serve(&loaded, listener, certificate, notifier));
+    // What still runs (a hash, say) must not hold the exit up.
+    runtime.shutdown_background();
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
+    }
+    match &ended {
+        Ok(_) => tracing::info!("the manager has stopped"),
+        Err(error) => tracing::error!("the manager cannot run: {error:#}"),
+    }
+    drop(log);
+    ended
+}
+
+/// What was made as root, if root started us.
+struct Prepared {
+    pid_file: Option<PidFile>,
+    certificate: Option<Arc<Certificate>>,
+    listener: TcpListener,
+}
+
+/// Does what root may have to do, and becomes the configured user.
+fn prepare(loaded: &Loaded) -> Result<Prepared> {
+    let (manager, bai) = (&loaded.config.manager, &loaded.config.bai);
+    let target = Target::find(manager)?;
+    let pid_file = manager.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let certificate = match (&manager.ssl_cert, &manager.ssl_privkey) {
+        (Some(chain), Some(key)) if manager.ssl_enabled => Some(Certificate::read(chain, key)?),
+        _ => None,
+    };
+    let listener = listen::bind(&manager.service_addr)?;
+    let log = loaded.config.logging.file.as_ref();
+    let folders = [
+        log.map(|file| (&file.path, 0o755, "logging.file.path")),
+        bai.data_dir
+            .as_ref()
+            .map(|folder| (folder, 0o700, "bai.data-dir")),
+    ];
+    for (folder, mode, setting) in folders.into_iter().flatten() {
+        prepare_folder(folder, mode, target.as_ref())
+            .with_context(|| format!("cannot make {} ({setting})", folder.display()))?;
+    }
+    if let Some(target) = target {
+        target.become_it()?;
+    }
+    Ok(Prepared {
+        pid_file,
+        certificate,
+        listener,
+    })
+}
+
+/// The signals that end the daemon.
+struct End {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl End {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn received(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+        }
+    }
+}
+
+async fn serve(
+    loaded: &Loaded,
+    listener: TcpListener,
+    certificate: Option<Arc<Certificate>>,
+    notifier: Arc<Notifier>,
+) -> Result<ExitCode> {
+    // Before anything can take long: a signal during the start must not be lost.
+    let mut end = End::listen()?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let alive = CancellationToken::new();
+    let _alive = alive.clone().drop_guard();
+    let watchdog = Arc::clone(&notifier);
+    tokio::spawn(async move { watchdog.keep_alive(alive).await });
+
+    let tls = certificate.as_ref().map(Certificate::server).transpose()?;
+    let options = StackOptions::cluster(loaded, listener, tls)?;
+    notifier.status("waiting for the site's services");
+    let stack = tokio::select! {
+        started = Stack::start(options) => started?,
+        _ = end.received() => {
+            tracing::info!("told to stop before everything had started");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    tracing::info!(
+        namespace = loaded.config.etcd.namespace,
+        version = env!("CARGO_PKG_VERSION"),
+        "the API listens on {}",
+        stack.endpoint
+    );
+    notifier.ready(&format!("serving {}", stack.endpoint));
+    loop {
+        tokio::select! {
+            _ = end.received() => break,
+            _ = hang_up.recv() => reload(certificate.as_deref()),
+        }
+    }
+    notifier.stopping();
+    tracing::info!("stopping: running requests may end, which a second signal cuts short");
+    tokio::select! {
+        () = stack.stop() => Ok(ExitCode::SUCCESS),
+        signal = end.received() => {
+            tracing::warn!("stopped at once; what was not ended is taken up at the next start");
+            let number = u8::try_from(signal.as_raw_value()).unwrap_or_default();
+            Ok(ExitCode::from(128_u8.saturating_add(number)))
+        }
+    }
+}
+
+fn reload(certificate: Option<&Certificate>) {
+    match certificate.map(Certificate::reload) {
+        None => tracing::info!("SIGHUP: there is no certificate to be read again"),
+        Some(Ok(())) => tracing::info!("SIGHUP: the certificate was read again"),
+        Some(Err(error)) => tracing::error!("the certificate in use stays: {error:#}"),
+    }
+}

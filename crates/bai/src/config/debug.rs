@@ -1,0 +1,25 @@
+//! `[debug]`: how much is said about what goes on inside.
+
+use serde::Serialize;
+
+use super::section::Problems;
+use super::value::boolean;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Debug {
+    /// Log everything that operators may want. (The original also puts tracebacks into answers; nobody should see ours.)
+    pub enabled: bool,
+}
+
+impl Debug {
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "sections are read alike, whatever they need"
+    )]
+    pub(super) fn read(problems: &mut Problems<'_>) -> Option<Self> {
+        let mut section = problems.section("debug", false);
+        let enabled = section.or("enabled", false, boolean);
+        section.end();
+        Some(Self { enabled })
+    }
+}
