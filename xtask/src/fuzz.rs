@@ -10,7 +10,14 @@ use anyhow::Result;
 use crate::report::{Tally, say};
 use crate::shell;
 
-const TARGETS: &[&str] = &["authorization", "slots", "image_ref", "runner_frames"];
+const TARGETS: &[&str] = &[
+    "authorization",
+    "slots",
+    "image_ref",
+    "runner_frames",
+    "rpc_frames",
+    "events",
+];
 /// Seconds for each target in the test command.
 const SECONDS: u32 = 5;
 /// What `cargo fuzz` passes too, without its sanitizers, which need another compiler.

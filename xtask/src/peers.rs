@@ -1,20 +1,37 @@
-//! The original manager, from its package index, which tests run beside ours on the same databases
-//! (`bai_testkit::services::site`).
+//! What tests talk with that is written in Python, from its package index: the original manager, run beside ours on the same
+//! databases (`bai_testkit::services::site`), and the ZeroMQ libraries of 19.06 agents and of today
+//! (`crates/bai-proto/tests/zmq/interop.rs`).
+
+use std::fs;
 
 use crate::python::{self, Requirements};
 use crate::report::say;
+use crate::shell;
 
-/// Makes the environment of the original manager where that is possible. Without it, tests that need it say why they
-/// are skipped.
+/// Makes the environments that can be made. Without one, the tests that need it say why they are skipped.
 pub fn install_missing() {
-    let manager = Requirements {
-        file: "tests/peers/requirements-manager.txt".to_owned(),
-        folder: "peers/manager".to_owned(),
-        // The package itself refuses any other.
-        pythons: &[6],
-        are_complete: true,
+    let interop = |name: &str, pythons| Requirements {
+        file: format!("tests/interop/requirements-{name}.txt"),
+        folder: format!("interop/{name}"),
+        pythons,
+        are_complete: false,
     };
-    if let Err(reason) = python::environment(&manager) {
-        say(&format!("not installed: the original manager: {reason:#}"));
+    let peers = [
+        Requirements {
+            file: "tests/peers/requirements-manager.txt".to_owned(),
+            folder: "peers/manager".to_owned(),
+            // The package itself refuses any other.
+            pythons: &[6],
+            are_complete: true,
+        },
+        interop("19.06", &[6, 7]),
+        interop("current", &[11, 12, 10, 13, 9]),
+    ];
+    for peer in peers {
+        if let Err(reason) = python::environment(&peer) {
+            say(&format!("not installed: {}: {reason:#}", peer.folder));
+            // Half an environment would be a failure instead of a skip.
+            _ = fs::remove_dir_all(shell::root().join("target").join(&peer.folder));
+        }
     }
 }

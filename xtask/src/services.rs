@@ -19,6 +19,7 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("redis-server", "", "redis-server"),
     ("postgres", "/usr/lib/postgresql", "postgresql"),
     ("docker-registry", "", "docker-registry"),
+    ("dockerd", "", "docker.io"),
     // Makes the certificates of the others.
     ("openssl", "", "openssl"),
     // Compiles libFuzzer.

@@ -12,7 +12,7 @@ use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes};
 use bai_proto::agent::AgentError;
-use bai_proto::event::{AgentEvent, AgentInfo};
+use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
 use bai_proto::sandbox::Refusal;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -129,7 +129,7 @@ impl Agent {
                 path: host.layout.scratch.clone(),
                 source,
             })?;
-        host.tell(heartbeat(&host)).await;
+        host.tell(heartbeat(&host).await).await;
         host.tasks.spawn_until_stopped(
             "idle kernels",
             idle::enforce_regularly(Arc::clone(&host), idle_check_period),
@@ -169,6 +169,17 @@ impl Agent {
         if let Err(error) = self.destroy_all("agent-termination").await {
             tracing::error!(agent.id = %self.host.id, %error, "not every kernel could be ended");
         }
+    }
+
+    /// Offers one more image of the container engine, labelled for sessions or not, from now on and after a restart, and
+    /// tells the manager, which puts it into its catalogue.
+    ///
+    /// # Errors
+    /// `RuntimeError` when there is no engine, no such image, or no way to run it, with what to do.
+    pub async fn add_image(&self, name: &str) -> Result<AgentImage, AgentError> {
+        let added = self.host.images.add(name).await?;
+        self.host.tell(heartbeat(&self.host).await).await;
+        Ok(added)
     }
 
     /// Protections that this machine refuses, as far as the kernels that were started have shown.
@@ -215,7 +226,7 @@ fn make_folders(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
 }
 
 /// What the agent says of itself (`agent-protocol.md` 3.3).
-fn heartbeat(host: &Host) -> AgentEvent {
+async fn heartbeat(host: &Host) -> AgentEvent {
     let version = env!("CARGO_PKG_VERSION");
     let cpu = json!({
         "agent_version": version,
@@ -223,6 +234,7 @@ fn heartbeat(host: &Host) -> AgentEvent {
         "os_type": std::env::consts::OS,
         "version": version,
     });
+    let images = host.images.list().await;
     AgentEvent::InstanceHeartbeat(AgentInfo {
         id: host.id.clone(),
         region: "local".to_owned(),
@@ -231,6 +243,7 @@ fn heartbeat(host: &Host) -> AgentEvent {
         available_slots: host.ledger().capacity(),
         slot_types: SlotTypes::intrinsic(),
         compute_plugins: json!({"cpu": cpu, "mem": {"version": version}}),
-        images: host.images.list(),
+        images,
+        installed: Vec::new(),
     })
 }

@@ -7,13 +7,15 @@
 //!
 //! Invariants: nothing waits longer than the deadline of a look; the first program of a version in the search path wins.
 //!
-//! Not here: images of registries, and what the runtime mounts for a program (it finds the program's folder itself).
+//! Not here: images of container engines (`runtime::docker`), of which this is only the door, and what the process
+//! runtime mounts for a program (it finds the program's folder itself).
 
 mod program;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bai_proto::agent::{AgentError, ImageConfig};
 use bai_proto::event::AgentImage;
@@ -21,12 +23,13 @@ use chrono::{DateTime, Utc};
 
 use self::program::{Cache, Candidate};
 use crate::error;
+use crate::runtime::docker;
 use crate::tasks::blocking;
 
 const REGISTRY: &str = "index.docker.io";
 
 /// Where an agent's images come from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Images {
     /// The programs in these folders. With a name, an image that goes by it is enough: looking for all takes longer.
     Host {
@@ -35,6 +38,8 @@ pub enum Images {
     },
     /// These.
     Given(Vec<AgentImage>),
+    /// Those of a container engine, whatever they are at the time.
+    Engine(Arc<docker::Images>),
 }
 
 impl Images {
@@ -50,70 +55,137 @@ impl Images {
 }
 
 /// The images that the agent has.
-#[derive(Debug, Default)]
-pub(crate) struct Shelf(Vec<AgentImage>);
+#[derive(Debug)]
+pub(crate) enum Shelf {
+    Fixed(Vec<AgentImage>),
+    Engine(Arc<docker::Images>),
+}
+
+/// An image that a kernel can be made of.
+#[derive(Debug)]
+pub(crate) struct Obtained {
+    /// What the runtime calls it.
+    pub reference: String,
+    /// The manager's labels, and above them the image's own.
+    pub labels: BTreeMap<String, String>,
+}
 
 impl Shelf {
     /// Finds the images. `kept` is the file that remembers what was found out.
     pub async fn fill(source: Images, kept: &Path, now: DateTime<Utc>) -> Self {
-        let (folders, only) = match source {
-            Images::Given(images) => return Self(images),
-            Images::Host { folders, only } => (folders, only),
-        };
-        let file = kept.to_owned();
-        let known = blocking(move || (tools::candidates(&folders), Cache::read(&file))).await;
-        let Some((candidates, mut cache)) = known else {
-            return Self::default();
-        };
-        if let Some(name) = only
-            && let Some(found) = find(&candidates, &mut cache, &name, now).await
-        {
-            return Self(found);
+        match source {
+            Images::Given(images) => Self::Fixed(images),
+            Images::Engine(images) => Self::Engine(images),
+            Images::Host { folders, only } => Self::Fixed(of_host(folders, only, kept, now).await),
         }
-        let is_unsure = |candidate: &&Candidate| !cache.is_sure(candidate, now);
-        let unsure: Vec<Candidate> = candidates.iter().filter(is_unsure).cloned().collect();
-        if !unsure.is_empty() {
-            cache.look(unsure, now).await;
-            cache.retain(&candidates);
-        }
-        let images = images_of(&candidates, &cache);
-        let file = kept.to_owned();
-        if let Some(Err(error)) = blocking(move || cache.write(&file)).await {
-            tracing::warn!(path = %kept.display(), %error, "the list of the host's programs cannot be kept; the next start looks again");
-        }
-        Self(images)
     }
 
-    pub fn list(&self) -> Vec<AgentImage> {
-        self.0.clone()
+    /// What is offered now.
+    pub async fn list(&self) -> Vec<AgentImage> {
+        match self {
+            Self::Fixed(images) => images.clone(),
+            Self::Engine(images) => images.list().await.unwrap_or_else(|error| {
+                tracing::error!(%error, "the images of the container engine are not known");
+                Vec::new()
+            }),
+        }
     }
 
-    /// The labels of the image that a kernel is to be made of: the manager's, and above them this host's own.
+    /// The image that a kernel is to be made of. `pulling` runs before one is fetched.
     ///
     /// # Errors
-    /// `RuntimeError` when the host does not have it.
-    pub fn labels(&self, image: &ImageConfig) -> Result<BTreeMap<String, String>, AgentError> {
-        match self.0.iter().find(|known| known.canonical == image.canonical) {
-            Some(known) => Ok(image
-                .labels
-                .clone()
-                .into_iter()
-                .chain(known.labels.clone())
-                .collect()),
+    /// `RuntimeError` when the host does not have it and cannot get it.
+    pub async fn obtain(
+        &self,
+        image: &ImageConfig,
+        pulling: impl Future<Output = ()>,
+    ) -> Result<Obtained, AgentError> {
+        let images = match self {
+            Self::Fixed(images) => return obtain_fixed(images, image),
+            Self::Engine(images) => images,
+        };
+        let found = images.find(image).await;
+        let local = match found.map_err(|error| error::runtime(error.to_string()))? {
+            Some(local) => local,
             None => {
-                let known: Vec<&str> = self.0.iter().map(|known| known.canonical.as_str()).collect();
-                let known = if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                };
-                Err(error::runtime(format!(
-                    "this host does not have the image {}; it has: {known}",
-                    image.canonical
-                )))
+                pulling.await;
+                let pulled = images.pull(image).await;
+                pulled.map_err(|error| error::runtime(error.to_string()))?
             }
+        };
+        Ok(Obtained {
+            reference: local.reference,
+            labels: local.labels,
+        })
+    }
+
+    /// Offers one more image of a container engine.
+    ///
+    /// # Errors
+    /// `RuntimeError` when there is no engine, no such image, or no way to run it.
+    pub async fn add(&self, name: &str) -> Result<AgentImage, AgentError> {
+        match self {
+            Self::Engine(images) => {
+                let added = images.add(name).await;
+                added.map_err(|error| error::runtime(error.to_string()))
+            }
+            Self::Fixed(_) => Err(error::runtime(format!(
+                "the image {name} cannot be added: sessions of this agent are processes of the host, not containers"
+            ))),
         }
     }
+}
+
+fn obtain_fixed(images: &[AgentImage], image: &ImageConfig) -> Result<Obtained, AgentError> {
+    let Some(found) = images.iter().find(|known| known.canonical == image.canonical) else {
+        let known: Vec<&str> = images.iter().map(|known| known.canonical.as_str()).collect();
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
+        return Err(error::runtime(format!(
+            "this host does not have the image {}; it has: {known}",
+            image.canonical
+        )));
+    };
+    let mut labels = image.labels.clone();
+    labels.extend(found.labels.clone());
+    Ok(Obtained {
+        reference: found.canonical.clone(),
+        labels,
+    })
+}
+
+/// The images that are programs of this host.
+async fn of_host(
+    folders: Vec<PathBuf>,
+    only: Option<String>,
+    kept: &Path,
+    now: DateTime<Utc>,
+) -> Vec<AgentImage> {
+    let file = kept.to_owned();
+    let known = blocking(move || (tools::candidates(&folders), Cache::read(&file))).await;
+    let Some((candidates, mut cache)) = known else {
+        return Vec::new();
+    };
+    if let Some(name) = only
+        && let Some(found) = find(&candidates, &mut cache, &name, now).await
+    {
+        return found;
+    }
+    let is_unsure = |candidate: &&Candidate| !cache.is_sure(candidate, now);
+    let unsure: Vec<Candidate> = candidates.iter().filter(is_unsure).cloned().collect();
+    if !unsure.is_empty() {
+        cache.look(unsure, now).await;
+        cache.retain(&candidates);
+    }
+    let images = images_of(&candidates, &cache);
+    let file = kept.to_owned();
+    if let Some(Err(error)) = blocking(move || cache.write(&file)).await {
+        tracing::warn!(path = %kept.display(), %error, "the list of the host's programs cannot be kept; the next start looks again");
+    }
+    images
 }
 
 /// Looks at one program after the other until there is an image that goes by `name`.

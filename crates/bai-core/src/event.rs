@@ -21,6 +21,8 @@ impl Manager {
                 self.note_info(&info, false);
                 self.record_heartbeat(info).await?;
             }
+            // Its heartbeat has said the same.
+            AgentEvent::InstanceStarted { .. } => {}
             AgentEvent::InstanceTerminated { agent, reason } => {
                 tracing::info!(agent.id = %agent, reason, "an agent left");
                 let mut tx = self.store.begin().await?;
@@ -49,7 +51,7 @@ impl Manager {
                 });
             }
             AgentEvent::KernelPreparing { kernel }
-            | AgentEvent::KernelPulling { kernel }
+            | AgentEvent::KernelPulling { kernel, .. }
             | AgentEvent::KernelCreating { kernel }
             | AgentEvent::KernelStarted { kernel } => {
                 tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");

@@ -54,11 +54,25 @@ pub trait AgentRpc: Send + Sync + std::fmt::Debug {
     async fn list_files(&self, kernel: KernelId, path: String) -> Result<FileListing, AgentError>;
     /// Postpones the idle time-out.
     async fn refresh_idle(&self, kernel: KernelId) -> Result<(), AgentError>;
-    /// Kernels that this agent runs, so that a manager can compare them with its own records (not in 19.06).
+    /// Starts a service of the kernel, whose port is among those that its creation returned (2.6). An agent that has no
+    /// services need not provide it.
+    async fn start_service(
+        &self,
+        _kernel: KernelId,
+        _service: String,
+        _options: Value,
+    ) -> Result<ServiceStart, AgentError> {
+        Err(AgentError::not_provided("start_service"))
+    }
+    /// Kernels that this agent runs, so that a manager can compare them with its own records. Agents of 19.06 do not
+    /// provide it ([`AgentError::is_not_provided`]).
     async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError>;
     /// Kills every kernel.
     async fn reset_agent(&self) -> Result<(), AgentError>;
 }
+
+/// How agents of 19.06 call the lack of a function (`agent-protocol.md` 1.6).
+const NOT_PROVIDED: &str = "NotFoundError";
 
 /// Why a call failed (`agent-protocol.md` 1.7).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +93,16 @@ impl AgentError {
         }
     }
 
+    /// The agent has no such function, as an older one may not.
+    pub fn not_provided(function: &str) -> Self {
+        Self::exception(NOT_PROVIDED, function)
+    }
+
+    /// Whether this says that the agent has no such function; asking again is of no use.
+    pub fn is_not_provided(&self) -> bool {
+        matches!(self, Self::Exception { kind, .. } if kind == NOT_PROVIDED)
+    }
+
     /// The text that clients see as `agent-details.exception`, in the form of a Python `repr` because that is what
     /// 19.06 clients print: `FileNotFoundError('no such file: x')`.
     pub fn repr(&self) -> String {
@@ -92,7 +116,7 @@ impl AgentError {
     }
 }
 
-fn python_repr(text: &str) -> String {
+pub(crate) fn python_repr(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
     } else {
@@ -198,6 +222,17 @@ pub enum ExecuteMode {
     Continue,
 }
 
+impl ExecuteMode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Batch => "batch",
+            Self::Input => "input",
+            Self::Continue => "continue",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExecuteRequest {
     /// `None` lets the agent assign one.
@@ -242,6 +277,20 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
+    const ALL: [Self; 6] = [
+        Self::Continued,
+        Self::CleanFinished,
+        Self::BuildFinished,
+        Self::WaitingInput,
+        Self::Finished,
+        Self::ExecTimeout,
+    ];
+
+    /// The status that is written as `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Continued => "continued",
@@ -283,6 +332,16 @@ impl ConsoleItem {
             ]),
         }
     }
+}
+
+/// How the start of a service ended (`agent-protocol.md` 2.6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceStart {
+    Started,
+    /// It had been started earlier.
+    Running,
+    /// Why it did not start.
+    Failed(String),
 }
 
 /// A file that a run left in `.output`.

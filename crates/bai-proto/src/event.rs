@@ -1,14 +1,35 @@
 //! What an agent tells its manager unasked (`agent-protocol.md` 3.2, 3.3).
+//!
+//! With the feature `zmq` also how it goes from host to host: `wire` (as frames), `sender` (PUSH) and `receiver` (PULL).
 
 use std::collections::BTreeMap;
 
 use bai_model::{AgentId, KernelId, ResourceSlot, SlotTypes};
+use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "zmq")]
+mod receiver;
+#[cfg(feature = "zmq")]
+mod sender;
+#[cfg(feature = "zmq")]
+mod wire;
+
+#[cfg(feature = "zmq")]
+pub use receiver::{EventReceiver, Received, ReceiverOptions};
+#[cfg(feature = "zmq")]
+pub use sender::EventSender;
+#[cfg(feature = "zmq")]
+pub use wire::{EventError, decode, encode};
 
 /// One event, in the order in which the agent saw it happen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AgentEvent {
     /// The agent is there, with these capabilities. Sent at start and at every change.
     InstanceHeartbeat(AgentInfo),
+    /// The agent has started completely. Its first heartbeat has said everything before.
+    InstanceStarted {
+        agent: AgentId,
+    },
     /// The agent leaves, for the reason given.
     InstanceTerminated {
         agent: AgentId,
@@ -17,8 +38,10 @@ pub enum AgentEvent {
     KernelPreparing {
         kernel: KernelId,
     },
+    /// `image` is its canonical name.
     KernelPulling {
         kernel: KernelId,
+        image: String,
     },
     KernelCreating {
         kernel: KernelId,
@@ -50,10 +73,21 @@ pub struct AgentInfo {
     pub compute_plugins: serde_json::Value,
     /// Images that the agent itself provides (process runtime), to be put in the catalogue.
     pub images: Vec<AgentImage>,
+    /// Images of the catalogue that are on the agent's host already, by the names that its runtime has for them.
+    pub installed: Vec<InstalledImage>,
+}
+
+/// An image on an agent's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstalledImage {
+    /// As Docker shows it among `RepoTags`: without the registry for Docker Hub.
+    pub repo_tag: String,
+    /// `sha256:…`
+    pub id: String,
 }
 
 /// An image that exists on an agent's host without a registry.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentImage {
     /// `registry/name:tag`.
     pub canonical: String,

@@ -4,7 +4,9 @@
 //!   carriage over a byte stream;
 //! * [`sandbox`]: what an agent tells the runner to build around a session on the process runtime;
 //! * [`agent`]: the calls that a manager makes to an agent (`agent-protocol.md` 2), as a trait with typed messages;
-//! * [`event`]: what an agent tells its manager unasked (`agent-protocol.md` 3.2).
+//! * [`event`]: what an agent tells its manager unasked (`agent-protocol.md` 3.2);
+//! * `rpc`, `pty` (feature `zmq`): calls and terminals over ZeroMQ; events too, in `event`;
+//! * `msgpack`, `zmtp`: what those consist of on the wire.
 //!
 //! Invariants: everything that arrives is bounded in size before it is kept, unknown operations and malformed
 //! payloads are errors or data, never panics; nothing here knows SQL, HTTP or a domain rule.
@@ -13,5 +15,13 @@
 pub mod agent;
 #[cfg(feature = "agent")]
 pub mod event;
+#[cfg(feature = "zmq")]
+pub mod msgpack;
+#[cfg(feature = "zmq")]
+pub mod pty;
+#[cfg(feature = "zmq")]
+pub mod rpc;
 pub mod runner;
 pub mod sandbox;
+#[cfg(feature = "zmtp")]
+pub mod zmtp;

@@ -2,9 +2,11 @@
 //! (for containers, which are sandboxes already), and [`session`] is what both then do.
 
 mod batch;
+mod container;
 mod control;
 mod event;
 mod lang;
+mod languages;
 mod outbox;
 mod output;
 mod process;
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
     match arguments.next().as_ref().and_then(|name| name.to_str()) {
         Some("sandbox") => sandbox::run(),
         Some("serve") => serve::run(arguments),
+        Some("container") => container::run(arguments),
+        Some("languages") => languages::run(),
         _ => ExitCode::from(2),
     }
 }

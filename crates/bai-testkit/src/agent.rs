@@ -57,6 +57,7 @@ impl FakeAgent {
                 image(IMAGE, &["python"]),
                 image("index.docker.io/lablup/python:3.7-debian", &[]),
             ],
+            installed: Vec::new(),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod output;
 pub mod runner;
 pub mod seed;
+pub mod sessions;
 pub mod site;
 pub mod system;
 pub mod wire;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
-use bai_agent::{Agent, AgentOptions, Images};
+use bai_agent::{Agent, AgentOptions};
 use bai_backplane::config::Config;
 use bai_backplane::kv::Presence;
 use bai_core::{Manager, ManagerOptions};
@@ -26,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Loaded;
 use crate::credentials::Credentials;
 use crate::daemon::listen::listen;
-use crate::runner;
 use crate::seed::seed;
+use crate::sessions::{self, RuntimeChoice, Sessions};
 use crate::site::{Parts, Site};
 use crate::system::{SystemClock, SystemRandom};
 
@@ -71,7 +70,7 @@ pub enum FirstAccounts {
     Kept(PathBuf),
 }
 
-/// The agent of this host, with sandboxed processes for sessions.
+/// The agent of this host.
 #[derive(Clone, Debug)]
 pub struct LocalAgent {
     /// Different for every host of a site: managers end what runs on an agent without being recorded for it.
@@ -82,6 +81,8 @@ pub struct LocalAgent {
     pub ephemeral: bool,
     /// Only this image is wanted; others need not be looked for.
     pub only_image: Option<String>,
+    /// What sessions are made of.
+    pub runtime: RuntimeChoice,
 }
 
 /// What a server on one machine is asked for.
@@ -96,6 +97,8 @@ pub struct EmbeddedOptions {
     pub only_image: Option<String>,
     /// Serve on an address that other hosts reach although sessions are only sandboxed processes.
     pub allow_process_runtime: bool,
+    /// What sessions are made of.
+    pub runtime: RuntimeChoice,
 }
 
 impl StackOptions {
@@ -127,6 +130,7 @@ impl StackOptions {
                 data_dir: options.data_dir,
                 ephemeral: options.ephemeral,
                 only_image: options.only_image,
+                runtime: options.runtime,
             }),
             event_address: None,
             heartbeat_timeout: EMBEDDED_HEARTBEAT_TIMEOUT,
@@ -151,6 +155,7 @@ impl StackOptions {
                 data_dir,
                 ephemeral: false,
                 only_image: None,
+                runtime: RuntimeChoice::Process,
             }),
         };
         if agent.is_some() && !config.bai.allow_process_runtime {
@@ -202,6 +207,8 @@ pub struct Stack {
     /// Made by this start, if the database was empty.
     pub new_credentials: Option<Credentials>,
     pub manager: Arc<Manager>,
+    /// A sentence about what sessions are here.
+    pub sessions: Option<String>,
     agent: Option<(Arc<Agent>, LocalAgent)>,
     registration: Option<Presence>,
     stopping: CancellationToken,
@@ -246,11 +253,12 @@ impl Stack {
             heartbeat_timeout: options.heartbeat_timeout,
         })
         .await?;
-        let agent = match options.agent {
-            None => None,
+        let (agent, sessions) = match options.agent {
+            None => (None, None),
             Some(local) => {
-                let agent = start_agent(&manager, &local, Arc::clone(&clock), Arc::clone(&random)).await?;
-                Some((agent, local))
+                let started = start_agent(&manager, &local, Arc::clone(&clock), Arc::clone(&random));
+                let (agent, saying) = started.await?;
+                (Some((agent, local)), Some(saying))
             }
         };
 
@@ -273,6 +281,7 @@ impl Stack {
             endpoint,
             new_credentials,
             manager,
+            sessions,
             agent,
             registration,
             stopping,
@@ -334,17 +343,16 @@ async fn start_agent(
     local: &LocalAgent,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-) -> Result<Arc<Agent>> {
+) -> Result<(Arc<Agent>, String)> {
     let (events, incoming) = mpsc::channel(EVENT_BACKLOG);
-    let runtime = Arc::new(process_runtime(local)?);
-    if !local.ephemeral {
-        // Before anybody counts on it: what the machine refuses is in the log then.
-        let probed = runtime.probe().await;
-        probed.context("this machine cannot run sessions")?;
-    }
+    let Sessions {
+        runtime,
+        images,
+        saying,
+    } = sessions::choose(local).await?;
     let id = local.id.clone();
     let mut options = AgentOptions::new(id.clone(), local.data_dir.clone(), runtime, clock, random, events);
-    options.images = Images::of_host(local.only_image.clone());
+    options.images = images;
     let agent = Agent::start(options).await.context("cannot start the agent")?;
     let rpc: Arc<dyn bai_proto::agent::AgentRpc> = agent.clone();
     manager.attach_agent(id, rpc, incoming);
@@ -352,7 +360,7 @@ async fn start_agent(
         .wait_for_agent()
         .await
         .context("the agent did not register")?;
-    Ok(agent)
+    Ok((agent, saying))
 }
 
 /// Tells agents that there is a manager, and where it wants their events (`http-api.md` 5.6).
@@ -372,16 +380,7 @@ fn node_id() -> Result<String> {
     Ok(format!("i-{}", host.to_string_lossy()))
 }
 
-fn process_runtime(local: &LocalAgent) -> Result<ProcessRuntime> {
-    let runner = runner::install(&local.data_dir).with_context(|| unwritable(&local.data_dir))?;
-    let runtime = ProcessOptions {
-        dies_with_agent: local.ephemeral,
-        ..ProcessOptions::default()
-    };
-    Ok(ProcessRuntime::new(runner, runtime))
-}
-
-fn unwritable(folder: &Path) -> String {
+pub(crate) fn unwritable(folder: &Path) -> String {
     format!(
         "cannot write below {}; choose another directory with --data-dir",
         folder.display()

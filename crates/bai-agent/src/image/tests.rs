@@ -115,23 +115,20 @@ async fn who_wants_one_image_runs_no_other_program() {
         only: only.map(str::to_owned),
     };
     let asked = || ["python3", "python3.9", "gcc"].map(|name| times_asked(dir.path(), name));
-    let names = |shelf: &Shelf| {
-        shelf
-            .list()
-            .into_iter()
-            .map(|image| image.canonical)
-            .collect::<Vec<_>>()
+    let names = async |shelf: &Shelf| {
+        let images = shelf.list().await.into_iter();
+        images.map(|image| image.canonical).collect::<Vec<_>>()
     };
     let shelf = Shelf::fill(wanted(Some("python")), &kept, now()).await;
-    assert_eq!(names(&shelf), ["index.docker.io/lablup/python:3.11-host"]);
+    assert_eq!(names(&shelf).await, ["index.docker.io/lablup/python:3.11-host"]);
     assert_eq!(asked(), [1, 0, 0]);
     let shelf = Shelf::fill(wanted(Some("lablup/python:3.9-host")), &kept, now()).await;
-    assert_eq!(names(&shelf), ["index.docker.io/lablup/python:3.9-host"]);
+    assert_eq!(names(&shelf).await, ["index.docker.io/lablup/python:3.9-host"]);
     assert_eq!(asked(), [2, 1, 0]);
     assert!(!kept.exists(), "a part is not kept as the whole");
     // Who asks for what there is not learns what there is.
     let shelf = Shelf::fill(wanted(Some("fortran")), &kept, now()).await;
-    assert_eq!(shelf.list().len(), 3);
+    assert_eq!(shelf.list().await.len(), 3);
     assert_eq!(asked(), [3, 2, 1]);
     // From here on it is known, but scripts are asked again after a day.
     Shelf::fill(wanted(None), &kept, now()).await;
@@ -143,7 +140,8 @@ async fn who_wants_one_image_runs_no_other_program() {
         canonical: "lablup/r:4".to_owned(),
         ..ImageConfig::default()
     };
-    let refused = shelf.labels(&image).expect_err("not here").repr();
+    let pulling = async { panic!("programs of the host are not pulled") };
+    let refused = shelf.obtain(&image, pulling).await.expect_err("not here").repr();
     assert!(
         refused.contains("lablup/r:4") && refused.contains("lablup/c:12-host"),
         "{refused}"

@@ -80,7 +80,12 @@ impl From<AgentError> for Failure {
 }
 
 async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Result<KernelCreated, Failure> {
-    let labels = host.images.labels(&config.image)?;
+    let pulling = host.tell(AgentEvent::KernelPulling {
+        kernel: id,
+        image: config.image.canonical.clone(),
+    });
+    let image = host.images.obtain(&config.image, pulling).await?;
+    let labels = image.labels;
     let mut services = plan::services(&labels)?;
     let folders = plan::folders(&config.mounts, &host.layout.mounts, &host.layout.mount_prefix)?;
     let grant = take(host, id, &config.resource_slots, REPL_PORTS + services.len())?;
@@ -94,7 +99,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         phase: Phase::Creating,
         generation: 1,
         container_id: None,
-        image: config.image.canonical.clone(),
+        image: image.reference,
         runtime_type: label("ai.backend.runtime-type").unwrap_or_else(|| "python".to_owned()),
         runtime_path: label("ai.backend.runtime-path"),
         slots: config.resource_slots.clone(),

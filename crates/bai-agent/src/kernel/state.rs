@@ -54,6 +54,7 @@ pub(crate) struct KernelState {
     /// 1 at creation, one more with each restart.
     pub generation: u64,
     pub container_id: Option<String>,
+    /// What the runtime calls the image.
     pub image: String,
     pub runtime_type: String,
     pub runtime_path: Option<String>,
@@ -108,6 +109,7 @@ impl KernelState {
         KernelSpec {
             kernel: self.kernel,
             scratch: scratch.to_owned(),
+            image: self.image.clone(),
             environ: self.environ.clone(),
             cpu_set: self.grant.share.cpu.keys().copied().collect(),
             memory: self.grant.share.mem,

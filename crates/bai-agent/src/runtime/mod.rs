@@ -1,11 +1,16 @@
-//! What can run a kernel: the process runtime (sandboxes made of namespaces) here, Docker later, a fake in tests.
+//! What can run a kernel: the process runtime (sandboxes made of namespaces), Docker (containers of any image), a fake in
+//! tests.
 //!
 //! Invariants: a runtime never forgets what it started: [`Runtime::adopt`] finds a kernel of a previous agent process
 //! again or says that it is gone; [`Runtime::kill`] returns only when no process of the kernel is left.
 
+pub mod docker;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod owner;
 pub mod process;
+mod report;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,6 +30,8 @@ pub struct KernelSpec {
     pub kernel: KernelId,
     /// `<scratch root>/<kernel id>`; the agent has made `work`, `config` and `run` below it.
     pub scratch: PathBuf,
+    /// What the kernel is made of, where the runtime has images: a name or an id that it knows.
+    pub image: String,
     pub environ: BTreeMap<String, String>,
     /// CPUs given to the kernel, as host CPU numbers; empty means no binding.
     pub cpu_set: Vec<usize>,
@@ -44,6 +51,7 @@ impl KernelSpec {
         Self {
             kernel,
             scratch,
+            image: String::new(),
             environ: BTreeMap::new(),
             cpu_set: Vec::new(),
             memory: 0,

@@ -91,6 +91,13 @@ impl From<&SandboxSpec> for Runtime {
     }
 }
 
+/// Every runtime type with the program that runs it.
+pub fn programs() -> impl Iterator<Item = (&'static str, &'static str)> {
+    table::LANGUAGES
+        .iter()
+        .map(|language| (language.name, language.runtime))
+}
+
 /// Defaults of `agent-protocol.md` 6.11, then the language's, then what the session was given.
 fn complete_environ(language: &Language, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let defaults = [

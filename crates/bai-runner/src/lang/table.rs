@@ -18,7 +18,7 @@ const NONE: Language = Language {
     environ: &[],
 };
 
-const LANGUAGES: &[Language] = &[
+pub const LANGUAGES: &[Language] = &[
     Language {
         name: "python",
         log_name: "python",

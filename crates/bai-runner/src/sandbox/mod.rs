@@ -17,7 +17,7 @@ mod cgroup;
 mod confine;
 mod control;
 mod identity;
-mod init;
+pub mod init;
 mod root;
 mod seccomp;
 mod sys;

@@ -1,6 +1,6 @@
 //! Sandbox and session as a user inside and an agent outside experience them, started by root and by an ordinary user.
 //!
-//! Not here: cgroups and adoption (`bai-agent`, `process_runtime`).
+//! Not here: cgroups and adoption (`bai-agent`, `tests/runtime`).
 
 #![expect(
     clippy::print_stdout,

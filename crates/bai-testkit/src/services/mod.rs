@@ -5,6 +5,7 @@
 //!
 //! A server whose binaries are missing is a [`Missing`]; the test prints `SKIPPED: <what>, because <why>` and ends.
 
+pub mod docker;
 pub mod etcd;
 mod guardian;
 pub mod postgres;
@@ -20,6 +21,7 @@ pub mod tls;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use docker::Docker;
 pub use etcd::Etcd;
 pub use guardian::Guardian;
 pub use postgres::Postgres;

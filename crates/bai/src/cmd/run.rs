@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{Client, RunStream, next_frame, send_text};
 use crate::output::{line, raw, raw_error, say};
+use crate::sessions::RuntimeChoice;
 use crate::system::SystemRandom;
 use crate::wire::{EmbeddedOptions, Stack, StackOptions};
 
@@ -98,6 +99,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         ephemeral: true,
         only_image: Some(args.image.clone()),
         allow_process_runtime: false,
+        runtime: RuntimeChoice::Process,
     })?;
     let starting = Stack::start(options);
     let stack = patiently(&args, "starting a stack for this command", starting).await?;

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::data_dir;
 use crate::credentials::{Credentials, save_endpoint};
 use crate::output::say;
+use crate::sessions::RuntimeChoice;
 use crate::wire::{EmbeddedOptions, Stack, StackOptions};
 
 const EXAMPLES: &str = "\
@@ -30,6 +31,9 @@ pub struct Args {
     /// Serve other hosts although sessions are only sandboxed processes
     #[arg(long)]
     allow_process_runtime: bool,
+    /// What sessions are: containers, sandboxed processes, or what fits this machine
+    #[arg(long, value_enum, default_value_t)]
+    runtime: RuntimeChoice,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -54,6 +58,7 @@ pub async fn run(args: Args) -> Result<()> {
         ephemeral: false,
         only_image: None,
         allow_process_runtime: args.allow_process_runtime,
+        runtime: args.runtime,
     })?;
     let stack = Stack::start(options).await?;
     save_endpoint(&data_dir, &stack.endpoint)?;
@@ -81,9 +86,8 @@ fn greet(stack: &Stack, data_dir: &Path) {
         "bai: point a shell's clients here with  eval \"$(bai env --data-dir '{}')\"",
         data_dir.display()
     ));
-    say(
-        "bai: sessions are sandboxed processes, which is no boundary against hostile users; Ctrl-C stops the server",
-    );
+    let sessions = stack.sessions.as_deref().unwrap_or("there are no sessions here");
+    say(&format!("bai: {sessions}; Ctrl-C stops the server"));
 }
 
 /// Takes the data directory for this process; when another one has it, `hint` says what to do.

@@ -12,7 +12,6 @@ mod binds;
 mod cgroup;
 mod handle;
 mod launch;
-mod owner;
 mod record;
 mod stats;
 
@@ -29,8 +28,8 @@ use tokio::net::UnixStream;
 use self::cgroup::{Cgroups, Groups, Wanted};
 use self::handle::{Ending, Handle};
 use self::record::Record;
-use self::stats::History;
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started};
+use super::report::{self, History};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started, owner, socket};
 
 /// After this long a process that was killed is stuck in the kernel, typically on a dead network file system.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,15 +99,8 @@ impl ProcessRuntime {
     pub async fn probe(&self) -> Result<SandboxReport, RuntimeError> {
         let dir = std::env::temp_dir().join(format!("bai-probe-{}", std::process::id()));
         let spec = KernelSpec {
-            kernel: KernelId(uuid::Uuid::nil()),
-            scratch: dir.clone(),
-            environ: BTreeMap::new(),
-            cpu_set: Vec::new(),
-            memory: 0,
             runtime_type: "shell".to_owned(),
-            runtime_path: None,
-            binds: Vec::new(),
-            index: 0,
+            ..KernelSpec::unknown(KernelId(uuid::Uuid::nil()), dir.clone())
         };
         let outcome = async {
             for name in ["work", "config", "run"] {
@@ -318,7 +310,7 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn connect(&self, spec: &KernelSpec) -> Result<Box<dyn RunnerStream>, RuntimeError> {
-        Ok(Box::new(record::connect(&run_dir(spec)).await?))
+        Ok(Box::new(socket::connect(&run_dir(spec)).await?))
     }
 
     async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String {
@@ -358,7 +350,7 @@ impl Runtime for ProcessRuntime {
             .histories
             .entry(spec.kernel)
             .or_insert_with(|| History::new(now));
-        Some(stats::report(&sample, history, now, spec.memory))
+        Some(report::report(&sample, history, now, spec.memory))
     }
 
     fn refusals(&self) -> Vec<Refusal> {

@@ -1,15 +1,13 @@
-//! What an agent leaves on disk about a running kernel, and the way to the kernel's socket.
+//! What an agent leaves on disk about a running kernel.
 //!
 //! Invariants: a record is replaced in one step. It need not survive the machine, because the kernel does not either;
 //! surviving this process takes no `fsync`.
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
 
 use super::cgroup::Groups;
 
@@ -47,10 +45,4 @@ impl Record {
             limits_memory: false,
         }
     }
-}
-
-/// Connects to the runner's socket by way of its directory, whose path may be longer than a socket's address.
-pub async fn connect(dir: &Path) -> io::Result<UnixStream> {
-    let dir = fs::File::open(dir)?;
-    UnixStream::connect(format!("/proc/self/fd/{}/runner.sock", dir.as_raw_fd())).await
 }

@@ -1,18 +1,13 @@
 //! The process runtime with the real runner: life and death of kernels, limits, adoption.
-#![expect(
-    clippy::print_stdout,
-    reason = "tests say what they skip and what they measure"
-)]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bai_agent::runtime::process::{Options, ProcessRuntime};
-use bai_agent::runtime::{KernelSpec, RunnerStream, Runtime};
+use bai_agent::runtime::{KernelSpec, Runtime};
 use bai_model::KernelId;
-use bai_proto::runner::{Frame, Record, Request};
-use tokio::io::AsyncWriteExt;
+
+use crate::conform;
 
 /// The runner, from `BAI_RUNNER` or from the target directory that this test was built into.
 fn runner() -> Option<PathBuf> {
@@ -43,15 +38,12 @@ impl Bench {
         }
         let id = format!("{:08x}-0000-4000-8000-{index:012x}", std::process::id());
         let spec = KernelSpec {
-            kernel: KernelId(id.parse().expect("an id")),
-            scratch,
-            environ: BTreeMap::new(),
             cpu_set: vec![0],
             memory: 256 << 20,
             runtime_type: "shell".to_owned(),
             runtime_path: Some("/bin/sh".to_owned()),
-            binds: Vec::new(),
             index,
+            ..KernelSpec::unknown(KernelId(id.parse().expect("an id")), scratch)
         };
         Some(Self {
             runtime: ProcessRuntime::new(runner()?, options),
@@ -69,40 +61,13 @@ impl Bench {
     }
 
     async fn sh(&self, command: &str) -> (String, Option<i32>) {
-        let mut stream = self
-            .runtime
-            .connect(&self.spec)
-            .await
-            .expect("the runner accepts");
-        exec(&mut *stream, command).await
+        conform::sh(&self.runtime, &self.spec, command).await
     }
 
     async fn kill(&self, id: &str) {
         self.runtime.kill(&self.spec, id).await.expect("killed");
         assert!(groups_of(&self.spec.kernel).is_empty(), "no cgroup is left");
         assert!(self.runtime.adopt(&self.spec, id).await.expect("asked").is_none());
-    }
-}
-
-async fn exec(stream: &mut dyn RunnerStream, command: &str) -> (String, Option<i32>) {
-    let mut stream = stream;
-    stream
-        .write_all(&Request::Exec(command.to_owned()).to_frame().encode())
-        .await
-        .expect("written");
-    let mut out = Vec::new();
-    loop {
-        let frame = Frame::read_async(&mut stream)
-            .await
-            .expect("a frame")
-            .expect("the session lives");
-        match Record::from_frame(frame) {
-            Record::Stdout(bytes) | Record::Stderr(bytes) => out.extend(bytes),
-            Record::Finished { exit_code } => {
-                return (String::from_utf8_lossy(&out).trim().to_owned(), exit_code);
-            }
-            _ => {}
-        }
     }
 }
 
@@ -176,30 +141,6 @@ async fn a_kernel_starts_works_and_is_killed() {
 }
 
 #[tokio::test]
-async fn a_kernel_outlives_its_agent_and_is_adopted() {
-    let Some(bench) = Bench::new(2, Options::default()) else {
-        return;
-    };
-    let id = bench.start().await;
-    let next = ProcessRuntime::new(runner().expect("found before"), Options::default());
-    let Bench { runtime, spec, _dir } = bench;
-    drop(runtime);
-    assert_eq!(next.find(&spec).await.expect("found").container_id, id);
-    assert!(next.adopt(&spec, &id).await.expect("asked").is_some());
-    assert!(
-        next.adopt(&spec, &format!("{id}7"))
-            .await
-            .expect("asked")
-            .is_none(),
-        "another start time is another one"
-    );
-    let mut stream = next.connect(&spec).await.expect("the runner accepts");
-    assert_eq!(exec(&mut *stream, "echo still here").await.0, "still here");
-    next.kill(&spec, &id).await.expect("killed");
-    assert!(!alive(&id) && groups_of(&spec.kernel).is_empty());
-}
-
-#[tokio::test]
 async fn a_kernel_on_a_leash_dies_with_its_agent() {
     let Some(bench) = Bench::new(
         3,
@@ -225,53 +166,25 @@ async fn a_kernel_on_a_leash_dies_with_its_agent() {
 }
 
 #[tokio::test]
-async fn waiting_says_when_a_kernel_has_ended_by_itself() {
-    let Some(bench) = Bench::new(4, Options::default()) else {
+async fn a_kernel_does_what_every_runtime_must() {
+    let Some(bench) = Bench::new(2, Options::default()) else {
         return;
     };
-    let id = bench.start().await;
-    let waiting = bench.runtime.wait(&bench.spec, &id);
-    let mut stream = bench
-        .runtime
-        .connect(&bench.spec)
-        .await
-        .expect("the runner accepts");
-    // The runner itself: everything that the session's user may kill.
-    stream
-        .write_all(&Request::Exec("kill -9 -1".to_owned()).to_frame().encode())
-        .await
-        .expect("written");
-    let reason = tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .expect("it ends");
-    assert_eq!(reason, "self-terminated");
-    bench.kill(&id).await;
+    conform::works_and_is_killed(&bench.runtime, &bench.spec).await;
+    conform::restarts_with_its_files(&bench.runtime, &bench.spec).await;
+    conform::tells_of_its_end(&bench.runtime, &bench.spec).await;
+    assert!(groups_of(&bench.spec.kernel).is_empty(), "no cgroup is left");
 }
 
 #[tokio::test]
-async fn memory_is_limited() {
-    let Some(bench) = Bench::new(5, Options::default()) else {
+async fn a_kernel_outlives_its_agent_and_is_adopted() {
+    let Some(bench) = Bench::new(4, Options::default()) else {
         return;
     };
-    let id = bench.start().await;
-    let refused = bench
-        .runtime
-        .refusals()
-        .iter()
-        .any(|refusal| refusal.protection == "memory cgroup");
-    let hog = "head -c 700m /dev/zero | tail -c 600m | wc -c";
-    let (said, _) = bench.sh(hog).await;
-    assert_ne!(
-        said,
-        (600_u64 << 20).to_string(),
-        "more memory than allowed (memory cgroup refused: {refused})"
-    );
-    assert_eq!(
-        bench.sh("echo alive").await.0,
-        "alive",
-        "only the greedy process is killed"
-    );
-    bench.kill(&id).await;
+    let next = ProcessRuntime::new(runner().expect("found before"), Options::default());
+    let Bench { runtime, spec, _dir } = bench;
+    conform::outlives_its_agent(Box::new(runtime), &next, &spec).await;
+    assert!(groups_of(&spec.kernel).is_empty());
 }
 
 #[tokio::test]
@@ -280,31 +193,16 @@ async fn want_of_memory_is_named_as_the_reason() {
         return;
     };
     let id = bench.start().await;
-    if bench
-        .runtime
-        .refusals()
+    let refusals = bench.runtime.refusals();
+    bench.kill(&id).await;
+    if refusals
         .iter()
         .any(|refusal| refusal.protection == "memory cgroup")
     {
         println!("SKIPPED: the memory cgroup, because this machine refuses it");
-        return bench.kill(&id).await;
+        return;
     }
-    bench.sh("head -c 700m /dev/zero | tail -c 600m >/dev/null").await;
-    let mut stream = bench
-        .runtime
-        .connect(&bench.spec)
-        .await
-        .expect("the runner accepts");
-    stream
-        .write_all(&Request::Exec("kill -9 -1".to_owned()).to_frame().encode())
-        .await
-        .expect("written");
-    let waiting = bench.runtime.wait(&bench.spec, &id);
-    let reason = tokio::time::timeout(Duration::from_secs(10), waiting)
-        .await
-        .expect("it ends");
-    assert_eq!(reason, "out-of-memory");
-    bench.kill(&id).await;
+    conform::names_want_of_memory(&bench.runtime, &bench.spec).await;
 }
 
 #[tokio::test]
@@ -349,31 +247,10 @@ async fn groups_carry_the_limits_and_all_processes() {
 
 #[tokio::test]
 async fn a_start_that_fails_says_why_and_leaves_nothing() {
-    let Some(mut bench) = Bench::new(6, Options::default()) else {
+    let Some(bench) = Bench::new(6, Options::default()) else {
         return;
     };
-    bench
-        .spec
-        .binds
-        .push(("/nonexistent/folder".into(), "/home/work/data".to_owned(), true));
-    let error = bench
-        .runtime
-        .start(&bench.spec)
-        .await
-        .expect_err("there is no such folder")
-        .to_string();
-    assert!(error.contains("/nonexistent/folder"), "{error}");
-    assert!(groups_of(&bench.spec.kernel).is_empty());
-    bench.spec.binds[0] = (
-        bench.spec.scratch.clone(),
-        "/home/work/../../etc".to_owned(),
-        true,
-    );
-    bench
-        .runtime
-        .start(&bench.spec)
-        .await
-        .expect_err("the target leaves the folder");
+    conform::says_why_it_does_not_start(&bench.runtime, &bench.spec).await;
     // Those of tests beside this one go away.
     tokio::time::timeout(Duration::from_secs(10), async {
         while zombies() > 0 {

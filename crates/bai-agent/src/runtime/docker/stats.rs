@@ -1,0 +1,82 @@
+//! What the engine measures of a container. It reads the same files of version 1 and version 2 groups that the process
+//! runtime reads, and knows where they are.
+
+use std::path::PathBuf;
+
+use bollard::models::ContainerStatsResponse;
+use bollard::query_parameters::StatsOptionsBuilder;
+use futures_util::StreamExt;
+
+use super::engine::Engine;
+use crate::runtime::report::{Sample, folder_size};
+use crate::tasks::blocking;
+
+/// One measurement; none of a container that does not run.
+pub async fn measure(engine: &Engine, id: &str, work: PathBuf) -> Option<Sample> {
+    // Without `one_shot` the engine waits a second to have two.
+    let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
+    let mut stats = engine.api.stats(id, Some(options)).boxed();
+    let first = async { stats.next().await.transpose() };
+    let measured = engine.ask("measure a container", first).await.ok()??;
+    let scratch = blocking(move || folder_size(&work)).await?;
+    Some(Sample {
+        scratch,
+        ..understand(&measured)
+    })
+}
+
+fn understand(stats: &ContainerStatsResponse) -> Sample {
+    let cpu = stats
+        .cpu_stats
+        .as_ref()
+        .and_then(|cpu| cpu.cpu_usage.as_ref()?.total_usage);
+    let memory = stats.memory_stats.as_ref();
+    let current = memory.and_then(|memory| memory.usage).unwrap_or(0);
+    let io = stats
+        .blkio_stats
+        .as_ref()
+        .and_then(|io| io.io_service_bytes_recursive.as_deref())
+        .unwrap_or_default();
+    let sum = |operation: &str| {
+        let is_meant =
+            |op: &Option<String>| op.as_deref().is_some_and(|op| op.eq_ignore_ascii_case(operation));
+        let matching = io.iter().filter(|entry| is_meant(&entry.op));
+        matching.filter_map(|entry| entry.value).sum()
+    };
+    Sample {
+        // Nanoseconds.
+        cpu: cpu.unwrap_or(0) as f64 / 1e6,
+        memory: current,
+        // Version 2 groups do not always tell.
+        memory_peak: memory.and_then(|memory| memory.max_usage).unwrap_or(current),
+        read: sum("read"),
+        written: sum("write"),
+        scratch: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_an_engine_is_understood() {
+        let answer = serde_json::json!({
+            "cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000_u64}},
+            "memory_stats": {"usage": 1000, "max_usage": 2000},
+            "blkio_stats": {"io_service_bytes_recursive": [
+                {"major": 8, "minor": 0, "op": "Read", "value": 10},
+                {"major": 8, "minor": 16, "op": "read", "value": 5},
+                {"major": 8, "minor": 0, "op": "Write", "value": 7},
+                {"major": 8, "minor": 0, "op": "Total", "value": 17},
+            ]},
+        });
+        let sample = understand(&serde_json::from_value(answer).expect("an answer"));
+        assert_eq!(
+            (sample.cpu, sample.memory, sample.memory_peak),
+            (1500.0, 1000, 2000)
+        );
+        assert_eq!((sample.read, sample.written), (15, 7));
+        assert_eq!(understand(&ContainerStatsResponse::default()).memory, 0);
+    }
+}

@@ -1,0 +1,10 @@
+//! The runtimes with the real runner: what both must do (`conform`), and what is each one's own.
+#![expect(
+    clippy::print_stdout,
+    reason = "tests say what they skip and what they measure"
+)]
+
+mod conform;
+mod docker;
+mod process;
+mod rootfs;
