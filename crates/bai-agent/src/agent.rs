@@ -8,20 +8,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bai_backplane::broker::Broker;
+use bai_model::AgentId;
 use bai_model::random::Random;
 use bai_model::time::Clock;
-use bai_model::{AgentId, SlotTypes};
 use bai_proto::agent::AgentError;
-use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
+use bai_proto::event::{AgentEvent, AgentImage};
 use bai_proto::sandbox::Refusal;
-use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::heartbeat::{self, Identity};
 use crate::host::{Host, Layout};
 use crate::image::{Images, Shelf};
 use crate::kernel::lifecycle;
 use crate::kernel::registry::Kernel;
 use crate::resource::discovery::{self, Wanted};
+use crate::resource::nvidia::Driver;
 use crate::runtime::Runtime;
 use crate::tasks::blocking;
 use crate::{idle, stats};
@@ -30,8 +32,12 @@ use crate::{idle, stats};
 #[derive(Debug)]
 pub struct AgentOptions {
     pub id: AgentId,
-    /// Holds `scratch` (a folder for each kernel) and `trash`.
+    /// What managers are told of it.
+    pub identity: Identity,
+    /// What the agent remembers, and what it removes.
     pub data_dir: PathBuf,
+    /// A folder for each kernel; `scratch` in `data_dir` unless it is somewhere else.
+    pub scratch_root: PathBuf,
     /// Host ports for kernels. With the process runtime they are only numbers in the manager's records.
     pub port_range: RangeInclusive<u16>,
     pub runtime: Arc<dyn Runtime>,
@@ -49,6 +55,12 @@ pub struct AgentOptions {
     pub idle_check_period: Duration,
     /// Between two measurements.
     pub stats_period: Duration,
+    /// Where measurements are published.
+    pub publish: Option<Arc<dyn Broker>>,
+    /// Between two heartbeats; without it there is one at the start and at every change.
+    pub heartbeat_period: Option<Duration>,
+    /// The driver of the devices among `resources` that are NVIDIA's.
+    pub gpus: Option<Arc<Driver>>,
 }
 
 impl AgentOptions {
@@ -62,6 +74,7 @@ impl AgentOptions {
         events: mpsc::Sender<AgentEvent>,
     ) -> Self {
         Self {
+            identity: Identity::in_process(&id),
             id,
             port_range: 30000..=31000,
             runtime,
@@ -70,11 +83,15 @@ impl AgentOptions {
             events,
             resources: Wanted::default(),
             mounts_root: data_dir.join("volumes"),
+            scratch_root: data_dir.join("scratch"),
             data_dir,
             mount_prefix: String::new(),
             images: Images::of_host(None),
             idle_check_period: Duration::from_secs(10),
-            stats_period: Duration::from_secs(5),
+            stats_period: Duration::from_secs(2),
+            publish: None,
+            heartbeat_period: None,
+            gpus: None,
         }
     }
 }
@@ -107,8 +124,8 @@ impl Agent {
     /// When its folder cannot be used.
     pub async fn start(options: AgentOptions) -> Result<Arc<Self>, StartError> {
         let layout = Layout {
-            scratch: options.data_dir.join("scratch"),
-            trash: options.data_dir.join("trash"),
+            trash: trash_of(&options),
+            scratch: options.scratch_root.clone(),
             mounts: options.mounts_root.clone(),
             mount_prefix: options.mount_prefix.clone(),
         };
@@ -121,6 +138,7 @@ impl Agent {
         let kept = options.data_dir.join("images.json");
         let images = Shelf::fill(options.images.clone(), &kept, options.clock.now()).await;
         let (idle_check_period, stats_period) = (options.idle_check_period, options.stats_period);
+        let heartbeat_period = options.heartbeat_period;
         let host = Arc::new(Host::new(options, layout, images, pool));
         lifecycle::empty_trash(&host);
         lifecycle::adopt_all(&host)
@@ -129,7 +147,11 @@ impl Agent {
                 path: host.layout.scratch.clone(),
                 source,
             })?;
-        host.tell(heartbeat(&host).await).await;
+        heartbeat::send(&host).await;
+        if let Some(period) = heartbeat_period {
+            let beating = heartbeat::send_regularly(Arc::clone(&host), period);
+            host.tasks.spawn_until_stopped("heartbeats", beating);
+        }
         host.tasks.spawn_until_stopped(
             "idle kernels",
             idle::enforce_regularly(Arc::clone(&host), idle_check_period),
@@ -139,6 +161,16 @@ impl Agent {
             stats::gather_regularly(Arc::clone(&host), stats_period),
         );
         Ok(Arc::new(Self { host }))
+    }
+
+    pub fn id(&self) -> &AgentId {
+        &self.host.id
+    }
+
+    /// Tells managers that the agent is there with all that belongs to it. Its first heartbeat went before.
+    pub async fn tell_started(&self) {
+        let agent = self.host.id.clone();
+        self.host.tell(AgentEvent::InstanceStarted { agent }).await;
     }
 
     /// Stops the agent, when what it has begun is finished. Kernels end, too, or go on and are found again by the next
@@ -178,7 +210,8 @@ impl Agent {
     /// `RuntimeError` when there is no engine, no such image, or no way to run it, with what to do.
     pub async fn add_image(&self, name: &str) -> Result<AgentImage, AgentError> {
         let added = self.host.images.add(name).await?;
-        self.host.tell(heartbeat(&self.host).await).await;
+        self.host.offer.forget().await;
+        heartbeat::send(&self.host).await;
         Ok(added)
     }
 
@@ -225,25 +258,11 @@ fn make_folders(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
     fs::set_permissions(&layout.scratch, mode).map_err(|error| (layout.scratch.clone(), error))
 }
 
-/// What the agent says of itself (`agent-protocol.md` 3.3).
-async fn heartbeat(host: &Host) -> AgentEvent {
-    let version = env!("CARGO_PKG_VERSION");
-    let cpu = json!({
-        "agent_version": version,
-        "machine": std::env::consts::ARCH,
-        "os_type": std::env::consts::OS,
-        "version": version,
-    });
-    let images = host.images.list().await;
-    AgentEvent::InstanceHeartbeat(AgentInfo {
-        id: host.id.clone(),
-        region: "local".to_owned(),
-        addr: format!("inproc://{}", host.id),
-        version: version.to_owned(),
-        available_slots: host.ledger().capacity(),
-        slot_types: SlotTypes::intrinsic(),
-        compute_plugins: json!({"cpu": cpu, "mem": {"version": version}}),
-        images,
-        installed: Vec::new(),
-    })
+/// Folders are thrown away by renaming, which stays on one file system.
+fn trash_of(options: &AgentOptions) -> PathBuf {
+    if options.scratch_root.starts_with(&options.data_dir) {
+        options.data_dir.join("trash")
+    } else {
+        options.scratch_root.join(".trash")
+    }
 }

@@ -11,12 +11,15 @@ use bai_proto::event::AgentEvent;
 use tokio::sync::mpsc;
 
 use crate::agent::AgentOptions;
+use crate::heartbeat::{Identity, Offer};
 use crate::image::Shelf;
 use crate::kernel::registry::Registry;
 use crate::resource::Ledger;
 use crate::resource::allocation::Pool;
+use crate::resource::nvidia::Driver;
 use crate::resource::ports::Ports;
 use crate::runtime::Runtime;
+use crate::stats::Publisher;
 use crate::tasks::Tasks;
 
 /// How long the manager may take to accept an event.
@@ -50,6 +53,11 @@ pub(crate) struct Host {
     pub registry: Registry,
     pub images: Shelf,
     pub tasks: Tasks,
+    pub publisher: Publisher,
+    pub gpus: Option<Arc<Driver>>,
+    /// What managers are told of this agent beside its amounts.
+    pub identity: Identity,
+    pub offer: Offer,
     ledger: Mutex<Ledger>,
     events: mpsc::Sender<AgentEvent>,
 }
@@ -65,6 +73,10 @@ impl Host {
             registry: Registry::default(),
             images,
             tasks: Tasks::default(),
+            publisher: Publisher::new(options.publish),
+            gpus: options.gpus,
+            identity: options.identity,
+            offer: Offer::default(),
             ledger: Mutex::new(Ledger::new(pool, Ports::new(options.port_range))),
             events: options.events,
         }
@@ -81,6 +93,13 @@ impl Host {
             && !self.tasks.is_stopped()
         {
             tracing::warn!(agent.id = %self.id, %error, "the manager did not take an event");
+        }
+    }
+
+    /// As [`Host::tell`], for what is told again soon: it is dropped when the manager is behind.
+    pub fn tell_if_room(&self, event: AgentEvent) {
+        if let Err(error) = self.events.try_send(event) {
+            tracing::debug!(agent.id = %self.id, %error, "an event is left out");
         }
     }
 

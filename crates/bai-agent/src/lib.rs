@@ -13,6 +13,7 @@
 
 mod agent;
 mod error;
+mod heartbeat;
 mod host;
 mod idle;
 pub mod image;
@@ -26,4 +27,5 @@ mod tasks;
 mod tests;
 
 pub use agent::{Agent, AgentOptions, StartError};
+pub use heartbeat::Identity;
 pub use image::Images;

@@ -34,6 +34,8 @@ enum Command {
     Up(cmd::up::Args),
     /// Serve a site's API, as its manager.toml says
     Gateway(cmd::gateway::Args),
+    /// Run sessions of a site on this host, as its agent.toml says
+    Agent(cmd::agent::Args),
     /// Print the settings that point clients at the server of this machine
     Env(cmd::env::Args),
     /// Look at and change what a server is configured with: images, aliases, registries
@@ -53,9 +55,12 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A daemon changes its user and starts its log before it has threads.
+    // Daemons start their logs themselves, and the manager changes its user before it has threads.
     if let Command::Gateway(args) = cli.command {
         return ended(cmd::gateway::run(&args, cli.verbose));
+    }
+    if let Command::Agent(args) = cli.command {
+        return ended(cmd::agent::run(&args, cli.verbose));
     }
     start_logging(cli.verbose, matches!(cli.command, Command::Up(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -69,7 +74,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => cmd::run::run(*args).await,
             Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
-            Command::Gateway(_) => unreachable!("it has a runtime of its own"),
+            Command::Gateway(_) | Command::Agent(_) => unreachable!("they have runtimes of their own"),
             Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
             Command::Etcd(args) => cmd::etcd::run(args).await,
             Command::Schema(args) => cmd::schema::run(args).await,

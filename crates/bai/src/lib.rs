@@ -1,7 +1,7 @@
 //! The executable `bai`, as a library so that tests start what users start.
 //!
 //! [`wire`] builds a running system out of the crates below, in one readable order, on the services of a [`site`], which
-//! [`config`] may describe; [`daemon`] is what a process is beside; [`cmd`] holds a file for each command; [`client`] speaks the public API for the commands that need a server.
+//! [`config`] may describe; [`node`] an agent of one; [`daemon`] is what a process is beside; [`cmd`] holds a file for each command; [`client`] speaks the public API for the commands that need a server.
 //!
 //! Not here: anything that two commands or a test could not share.
 
@@ -11,6 +11,7 @@ pub mod cmd;
 pub mod config;
 pub mod credentials;
 pub mod daemon;
+pub mod node;
 pub mod output;
 pub mod runner;
 pub mod seed;

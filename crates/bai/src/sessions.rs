@@ -14,7 +14,7 @@ use bai_agent::runtime::docker::{DockerRuntime, Engine, EngineError, Options as 
 use bai_agent::runtime::process::{Options as ProcessOptions, ProcessRuntime};
 
 use crate::runner;
-use crate::wire::{LocalAgent, unwritable};
+use crate::wire::unwritable;
 
 /// Names the runtime of the sessions in a data folder.
 const FILE: &str = "runtime";
@@ -34,7 +34,7 @@ pub enum RuntimeChoice {
 }
 
 impl RuntimeChoice {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Docker => "docker",
@@ -43,9 +43,27 @@ impl RuntimeChoice {
     }
 }
 
+/// What is wanted of the sessions of an agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Holds what the runtime remembers.
+    pub data_dir: &'a Path,
+    /// A folder for each session.
+    pub scratch_root: &'a Path,
+    pub runtime: RuntimeChoice,
+    /// Sandboxes die with this process.
+    pub ephemeral: bool,
+    /// Only this image is wanted; others need not be looked for.
+    pub only_image: Option<&'a str>,
+    /// User and group of sessions in containers, when they are not for the runtime to choose.
+    pub user: Option<(u32, u32)>,
+}
+
 /// A runtime with the images that it can run.
 #[derive(Debug)]
 pub struct Sessions {
+    /// Never `Auto`.
+    pub chosen: RuntimeChoice,
     pub runtime: Arc<dyn Runtime>,
     pub images: Images,
     /// A sentence for whoever starts the server.
@@ -56,8 +74,9 @@ pub struct Sessions {
 ///
 /// # Errors
 /// When what was asked for is not to be had, with the reason and what to do.
-pub async fn choose(local: &LocalAgent) -> Result<Sessions> {
-    let bound = bound(&local.data_dir);
+pub async fn choose(wanted: &Wanted<'_>) -> Result<Sessions> {
+    let local = wanted;
+    let bound = bound(local.data_dir, local.scratch_root);
     let wanted = match (local.runtime, bound) {
         (RuntimeChoice::Auto, Some(bound)) => bound,
         (wanted, Some(bound)) if wanted != bound => bail!(
@@ -68,24 +87,21 @@ pub async fn choose(local: &LocalAgent) -> Result<Sessions> {
         ),
         (wanted, _) => wanted,
     };
-    let (sessions, chosen) = match wanted {
-        RuntimeChoice::Process => (processes(local, "").await?, RuntimeChoice::Process),
-        RuntimeChoice::Docker => {
-            let engine = engine().await?;
-            (containers(local, engine).await?, RuntimeChoice::Docker)
-        }
+    let sessions = match wanted {
+        RuntimeChoice::Process => processes(local, "").await?,
+        RuntimeChoice::Docker => containers(local, engine().await?).await?,
         RuntimeChoice::Auto => automatic(local).await?,
     };
     if !local.ephemeral {
         let file = local.data_dir.join(FILE);
-        fs::write(file, chosen.name()).with_context(|| unwritable(&local.data_dir))?;
+        fs::write(file, sessions.chosen.name()).with_context(|| unwritable(local.data_dir))?;
     }
-    tracing::info!(runtime = chosen.name(), "{}", sessions.saying);
+    tracing::info!(runtime = sessions.chosen.name(), "{}", sessions.saying);
     Ok(sessions)
 }
 
 /// Containers where that gives anybody anything to run.
-async fn automatic(local: &LocalAgent) -> Result<(Sessions, RuntimeChoice)> {
+async fn automatic(local: &Wanted<'_>) -> Result<Sessions> {
     let why_not = match engine().await {
         Err(EngineError::Absent(_)) => String::new(),
         Err(error) => error.to_string(),
@@ -96,33 +112,35 @@ async fn automatic(local: &LocalAgent) -> Result<(Sessions, RuntimeChoice)> {
                 _ => true,
             };
             if !is_empty {
-                return Ok((sessions, RuntimeChoice::Docker));
+                return Ok(sessions);
             }
             "Docker answers but has no image that is labelled for sessions; --runtime docker uses it all the same".to_owned()
         }
     };
-    Ok((processes(local, &why_not).await?, RuntimeChoice::Process))
+    processes(local, &why_not).await
 }
 
 async fn engine() -> Result<Engine, EngineError> {
     Engine::connect(std::env::var("DOCKER_HOST").ok().as_deref()).await
 }
 
-async fn containers(local: &LocalAgent, engine: Engine) -> Result<Sessions> {
-    let data_dir = fs::canonicalize(&local.data_dir).with_context(|| unwritable(&local.data_dir))?;
+async fn containers(local: &Wanted<'_>, engine: Engine) -> Result<Sessions> {
+    let data_dir = fs::canonicalize(local.data_dir).with_context(|| unwritable(local.data_dir))?;
     let runner = runner::install(&data_dir).with_context(|| unwritable(&data_dir))?;
     let saying = format!("sessions are containers of Docker {}", engine.version);
-    let docker = DockerOptions::new(runner, data_dir.display().to_string());
+    let mut docker = DockerOptions::new(runner, data_dir.display().to_string());
+    docker.user = local.user.unwrap_or(docker.user);
     let runtime = DockerRuntime::open(engine, docker, data_dir.join(IMAGES)).await?;
     Ok(Sessions {
+        chosen: RuntimeChoice::Docker,
         images: Images::Engine(runtime.images()),
         runtime: Arc::new(runtime),
         saying,
     })
 }
 
-async fn processes(local: &LocalAgent, why_no_containers: &str) -> Result<Sessions> {
-    let runner = runner::install(&local.data_dir).with_context(|| unwritable(&local.data_dir))?;
+async fn processes(local: &Wanted<'_>, why_no_containers: &str) -> Result<Sessions> {
+    let runner = runner::install(local.data_dir).with_context(|| unwritable(local.data_dir))?;
     let process = ProcessOptions {
         dies_with_agent: local.ephemeral,
         ..ProcessOptions::default()
@@ -139,16 +157,17 @@ async fn processes(local: &LocalAgent, why_no_containers: &str) -> Result<Sessio
         saying = format!("{saying} ({why_no_containers})");
     }
     Ok(Sessions {
+        chosen: RuntimeChoice::Process,
         runtime: Arc::new(runtime),
-        images: Images::of_host(local.only_image.clone()),
+        images: Images::of_host(local.only_image.map(str::to_owned)),
         saying,
     })
 }
 
 /// The runtime that a data folder with sessions is bound to. Before there was a choice, they were processes.
-fn bound(data_dir: &Path) -> Option<RuntimeChoice> {
-    let mut kernels = fs::read_dir(data_dir.join("scratch")).ok()?;
-    kernels.next()?.ok()?;
+fn bound(data_dir: &Path, scratch_root: &Path) -> Option<RuntimeChoice> {
+    let mut kernels = fs::read_dir(scratch_root).ok()?.flatten();
+    kernels.find(|kernel| !kernel.file_name().as_encoded_bytes().starts_with(b"."))?;
     match fs::read_to_string(data_dir.join(FILE)).as_deref().map(str::trim) {
         Ok("docker") => Some(RuntimeChoice::Docker),
         _ => Some(RuntimeChoice::Process),
@@ -162,15 +181,22 @@ mod tests {
     #[test]
     fn a_folder_with_sessions_keeps_its_runtime() {
         let dir = tempfile::tempdir().expect("a folder");
-        assert_eq!(bound(dir.path()), None);
+        assert_eq!(bound(dir.path(), &dir.path().join("scratch")), None);
         fs::write(dir.path().join(FILE), "docker").expect("written");
         fs::create_dir_all(dir.path().join("scratch")).expect("made");
-        assert_eq!(bound(dir.path()), None, "without sessions it is free");
+        assert_eq!(
+            bound(dir.path(), &dir.path().join("scratch")),
+            None,
+            "without sessions it is free"
+        );
         fs::create_dir(dir.path().join("scratch/k")).expect("made");
-        assert_eq!(bound(dir.path()), Some(RuntimeChoice::Docker));
+        assert_eq!(
+            bound(dir.path(), &dir.path().join("scratch")),
+            Some(RuntimeChoice::Docker)
+        );
         fs::remove_file(dir.path().join(FILE)).expect("removed");
         assert_eq!(
-            bound(dir.path()),
+            bound(dir.path(), &dir.path().join("scratch")),
             Some(RuntimeChoice::Process),
             "it is older than the choice"
         );

@@ -20,7 +20,7 @@ use bai_store::{Store, StoreOptions};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cmd;
-use crate::config::{self, Address, Db, Environment, Etcd, HostPort, Loaded};
+use crate::config::{self, Address, Db, Environment, Etcd, HostPort, Loaded, ManagerConfig};
 use crate::daemon::account::prepare_folder;
 use crate::system::SystemClock;
 
@@ -156,15 +156,7 @@ impl Site {
     /// # Errors
     /// As [`Site::open`].
     pub async fn open_config(&self, patience: Duration, clock: &Arc<dyn Clock>) -> Result<Config> {
-        let what = format!("the configuration store {}", self.config_store);
-        let kv = patiently(&what, patience, bai_backplane::Error::is_retryable, async || {
-            let kv = kv::open(self.config_store.expose(), Arc::clone(clock)).await?;
-            // Opening asks nobody; this does.
-            kv.get(&format!("/sorna/{}/manager/status", self.namespace))
-                .await?;
-            Ok(kv)
-        });
-        Ok(Config::new(kv.await?, &self.namespace))
+        open_config(&self.config_store, &self.namespace, patience, clock).await
     }
 
     /// Opens the database alone, and brings its schema up to date.
@@ -223,6 +215,44 @@ impl Site {
     }
 }
 
+/// Opens a configuration store, waiting up to `patience` for it.
+///
+/// # Errors
+/// With its address.
+pub async fn open_config(
+    store: &Address,
+    namespace: &str,
+    patience: Duration,
+    clock: &Arc<dyn Clock>,
+) -> Result<Config> {
+    let what = format!("the configuration store {store}");
+    let kv = patiently(&what, patience, bai_backplane::Error::is_retryable, async || {
+        let kv = kv::open(store.expose(), Arc::clone(clock)).await?;
+        // Opening asks nobody; this does.
+        kv.get(&format!("/sorna/{namespace}/manager/status")).await?;
+        Ok(kv)
+    });
+    Ok(Config::new(kv.await?, namespace))
+}
+
+/// Opens the broker that `config` names, or the one at `given`, for a process that can do without it for a while: nobody
+/// is asked whether it is there.
+///
+/// # Errors
+/// When the address makes no sense, or the configuration store does not answer.
+pub async fn lazy_broker(
+    given: Option<&Address>,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Broker>> {
+    let address = match given {
+        Some(address) => address.clone(),
+        None => configured_broker(config).await?,
+    };
+    let broker = broker::open(address.expose(), Arc::clone(clock)).await;
+    broker.with_context(|| format!("cannot use the broker {address}"))
+}
+
 /// Which site an administrator's command is for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SiteArgs {
@@ -258,7 +288,7 @@ impl SiteArgs {
     /// When the configuration cannot be used.
     pub fn choose(&self) -> Result<Chosen> {
         let environment = Environment::of_process();
-        let is_configured = self.config.is_some() || config::locate(&environment).is_ok();
+        let is_configured = self.config.is_some() || config::locate::<ManagerConfig>(&environment).is_ok();
         if self.data_dir.is_some() || !is_configured {
             let data_dir = cmd::data_dir(self.data_dir.clone())?;
             return Ok(Chosen {
@@ -350,7 +380,8 @@ fn postgres(db: &Db) -> Address {
     ))
 }
 
-fn etcd(etcd: &Etcd) -> Address {
+/// The address of a configured etcd.
+pub fn etcd(etcd: &Etcd) -> Address {
     let credentials = match etcd.user.as_str() {
         "" => String::new(),
         user => format!("{}:{}@", quote(user), quote(etcd.password.expose())),

@@ -85,6 +85,12 @@ pub struct LocalAgent {
     pub runtime: RuntimeChoice,
 }
 
+impl LocalAgent {
+    fn scratch_root(&self) -> PathBuf {
+        self.data_dir.join("scratch")
+    }
+}
+
 /// What a server on one machine is asked for.
 #[derive(Clone, Debug)]
 pub struct EmbeddedOptions {
@@ -349,7 +355,16 @@ async fn start_agent(
         runtime,
         images,
         saying,
-    } = sessions::choose(local).await?;
+        ..
+    } = sessions::choose(&sessions::Wanted {
+        data_dir: &local.data_dir,
+        scratch_root: &local.scratch_root(),
+        runtime: local.runtime,
+        ephemeral: local.ephemeral,
+        only_image: local.only_image.as_deref(),
+        user: None,
+    })
+    .await?;
     let id = local.id.clone();
     let mut options = AgentOptions::new(id.clone(), local.data_dir.clone(), runtime, clock, random, events);
     options.images = images;
@@ -375,7 +390,7 @@ async fn register(config: &Config, event_address: &str) -> Result<Presence> {
 }
 
 /// What this host is called among the nodes of a site.
-fn node_id() -> Result<String> {
+pub(crate) fn node_id() -> Result<String> {
     let host = nix::unistd::gethostname().context("this host has no name")?;
     Ok(format!("i-{}", host.to_string_lossy()))
 }

@@ -67,6 +67,13 @@ impl ResourceRecord {
             .map(|(core, units)| (core.to_string(), units.to_string()))
             .collect();
         let mem = BTreeMap::from([("root".to_owned(), BinarySize::Bytes(share.mem.into()).short())]);
+        let mut shares = BTreeMap::from([("cpu".to_owned(), cpu), ("mem".to_owned(), mem)]);
+        for (slot, devices) in &share.devices {
+            let told = devices
+                .iter()
+                .map(|(number, amount)| (number.to_string(), amount.to_string()));
+            shares.insert(slot.clone(), told.collect());
+        }
         Self {
             container_id: state.container_id.clone(),
             mounts: mounts.collect(),
@@ -76,7 +83,7 @@ impl ResourceRecord {
                 .map(|(name, amount)| (name.to_owned(), amount.to_string()))
                 .collect(),
             idle_timeout: state.idle_timeout,
-            shares: BTreeMap::from([("cpu".to_owned(), cpu), ("mem".to_owned(), mem)]),
+            shares,
         }
     }
 

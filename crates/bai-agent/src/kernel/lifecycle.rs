@@ -41,7 +41,7 @@ pub(crate) async fn create(
     let _turn = host.registry.turn(id).await;
     if let Some(kernel) = host.registry.get(id) {
         return match kernel.life() {
-            Some(_) => Ok(kernel.created()),
+            Some(_) => Ok(kernel.created(host)),
             None => Err(error::runtime(format!(
                 "the kernel {id} is stopped; restart or destroy it"
             ))),
@@ -94,6 +94,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
     }
     host.tell(AgentEvent::KernelCreating { kernel: id }).await;
     let label = |name: &str| labels.get(name).cloned();
+    let devices = host.ledger().give(&grant.share);
     let mut state = KernelState {
         kernel: id,
         phase: Phase::Creating,
@@ -103,7 +104,8 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         runtime_type: label("ai.backend.runtime-type").unwrap_or_else(|| "python".to_owned()),
         runtime_path: label("ai.backend.runtime-path"),
         slots: config.resource_slots.clone(),
-        environ: plan::environ(&config, &labels, grant.share.cpu.len()),
+        environ: plan::environ(&config, &labels, grant.share.cpu.len(), &devices),
+        devices,
         grant,
         service_ports: services,
         idle_timeout: config.idle_timeout,
@@ -118,7 +120,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
     let kernel = Arc::new(kernel);
     host.registry.insert(Arc::clone(&kernel));
     watch(host, id, &life);
-    Ok(kernel.created())
+    Ok(kernel.created(host))
 }
 
 fn take(host: &Host, id: KernelId, slots: &ResourceSlot, ports: usize) -> Result<Grant, AgentError> {
@@ -287,7 +289,12 @@ pub(crate) async fn restart(
     let old = state.container_id.clone();
     state.generation += 1;
     state.phase = Phase::Restarting;
-    state.environ = plan::environ(&config, &config.image.labels, state.grant.share.cpu.len());
+    state.environ = plan::environ(
+        &config,
+        &config.image.labels,
+        state.grant.share.cpu.len(),
+        &state.devices,
+    );
     let written = state.clone();
     let dir = scratch.clone();
     disk(move || written.write(&dir)).await?;
@@ -311,7 +318,7 @@ pub(crate) async fn restart(
     kernel.touch(host.clock.now());
     watch(host, id, &life);
     host.tell(AgentEvent::KernelStarted { kernel: id }).await;
-    Ok(kernel.created())
+    Ok(kernel.created(host))
 }
 
 /// Finds the kernels of an earlier agent process again.

@@ -7,6 +7,7 @@ use bai_proto::agent::{AgentError, KernelConfig, Mount, ServicePort};
 
 use super::state::BoundFolder;
 use crate::error;
+use crate::resource::accelerator::Given;
 
 /// Inside a container the runner listens here; services may not.
 const REPL_PORTS: [u16; 2] = [2000, 2001];
@@ -73,17 +74,19 @@ pub(crate) fn services(labels: &BTreeMap<String, String>) -> Result<Vec<ServiceP
     entries.map(service).collect()
 }
 
-/// The kernel's variables: those asked for, and the number of cores where the image wants it told (6.10).
+/// The kernel's variables: those asked for, the number of cores where the image wants it told (6.10), and its devices.
 pub(crate) fn environ(
     config: &KernelConfig,
     labels: &BTreeMap<String, String>,
     cores: usize,
+    devices: &Given,
 ) -> BTreeMap<String, String> {
     let mut environ = config.environ.clone();
     let names = labels.get("ai.backend.envs.corecount").map_or("", String::as_str);
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         environ.insert(name.to_owned(), cores.to_string());
     }
+    environ.extend(devices.environ.clone());
     environ
 }
 

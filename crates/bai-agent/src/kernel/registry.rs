@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use bai_model::{KernelId, RunId};
 use bai_proto::agent::KernelCreated;
@@ -18,7 +19,8 @@ use super::drive::Driver;
 use super::run::Runs;
 use super::state::KernelState;
 use crate::host::Host;
-use crate::runtime::KernelSpec;
+use crate::runtime::{KernelSpec, Sample};
+use crate::stats::History;
 
 /// A kernel that exists, with or without processes.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ struct Inner {
     state: KernelState,
     life: Option<Arc<Life>>,
     last_used: DateTime<Utc>,
+    /// Of the present life.
+    history: History,
     stats: Option<Value>,
 }
 
@@ -55,6 +59,7 @@ impl Kernel {
                 state,
                 life: None,
                 last_used: now,
+                history: History::default(),
                 stats: None,
             }),
         }
@@ -73,8 +78,12 @@ impl Kernel {
         self.lock().state = state;
     }
 
-    pub fn created(&self) -> KernelCreated {
-        self.lock().state.created()
+    pub fn created(&self, host: &Host) -> KernelCreated {
+        let created = self.lock().state.created();
+        KernelCreated {
+            kernel_host: host.identity.kernel_host.clone(),
+            ..created
+        }
     }
 
     pub fn life(&self) -> Option<Arc<Life>> {
@@ -82,7 +91,8 @@ impl Kernel {
     }
 
     pub fn begin_life(&self, life: Arc<Life>) {
-        self.lock().life = Some(life);
+        let mut inner = self.lock();
+        (inner.life, inner.history) = (Some(life), History::default());
     }
 
     /// Ends the life, if there is one: its tasks stop, and whoever waits for one of its runs is told.
@@ -104,8 +114,12 @@ impl Kernel {
         limit > 0 && (now - inner.last_used).num_seconds() > limit
     }
 
-    pub fn set_stats(&self, stats: Value) {
-        self.lock().stats = Some(stats);
+    /// Takes a measurement in; what is known now.
+    pub fn add_measurement(&self, sample: &Sample, limit: u64, now: Instant) -> Value {
+        let mut inner = self.lock();
+        let stats = inner.history.add(sample, limit, now);
+        inner.stats = Some(stats.clone());
+        stats
     }
 
     pub fn stats(&self) -> Option<Value> {

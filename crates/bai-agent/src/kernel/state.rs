@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Tree;
 use crate::resource::Grant;
+use crate::resource::accelerator::Given;
 use crate::runtime::KernelSpec;
 
 const FILE: &str = "kernel.json";
@@ -60,6 +61,9 @@ pub(crate) struct KernelState {
     pub runtime_path: Option<String>,
     pub slots: ResourceSlot,
     pub grant: Grant,
+    /// What the devices of the grant mean to it.
+    #[serde(default)]
+    pub devices: Given,
     /// Ports of services; their host ports are among those of the grant.
     pub service_ports: Vec<ServicePort>,
     /// Seconds; 0 means never.
@@ -115,6 +119,7 @@ impl KernelState {
             memory: self.grant.share.mem,
             runtime_type: self.runtime_type.clone(),
             runtime_path: self.runtime_path.clone(),
+            gpus: self.devices.gpus.clone(),
             binds: folders
                 .map(|folder| (folder.host.clone(), folder.target(), folder.writable))
                 .collect(),

@@ -1,35 +1,57 @@
 //! What this host has (`agent-protocol.md` 7.4): the cores that this process may use and the memory that it may have,
 //! both within the limits of the control groups that it is in.
 //!
-//! Unlike 19.06, a core provides one unit of `cpu`, not two, and reserved amounts are taken off.
+//! Unlike 19.06, reserved amounts are taken off, and how many units of `cpu` a core provides can be chosen.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::accelerator::Accelerator;
 use super::allocation::Pool;
 
 /// What is found, or told instead.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Units of `cpu` instead of one for each usable core.
+    /// Units of `cpu` instead of those of the usable cores.
     pub cpu: Option<u64>,
+    /// Units of `cpu` that one core provides: with 2, two kernels may share a core.
+    pub overcommit: u64,
     /// Bytes instead of what the machine has.
     pub mem: Option<u64>,
-    /// Units to leave to the host.
+    /// Cores to leave to the host.
     pub reserved_cpu: u64,
     /// Bytes to leave to the host.
     pub reserved_mem: u64,
+    /// Devices beside cores and memory.
+    pub accelerators: Vec<Accelerator>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            cpu: None,
+            overcommit: 1,
+            mem: None,
+            reserved_cpu: 0,
+            reserved_mem: 0,
+            accelerators: Vec::new(),
+        }
+    }
 }
 
 /// Finds the devices. Blocking, but only reads a few small files.
 pub fn discover(wanted: &Wanted) -> Pool {
     let cores = usable_cores();
     let quota = cpu_quota().unwrap_or(u64::MAX).max(1);
-    let units = wanted.cpu.unwrap_or_else(|| quota.min(cores.len() as u64));
+    let overcommit = wanted.overcommit.max(1);
+    let units = wanted
+        .cpu
+        .unwrap_or_else(|| quota.min(cores.len() as u64) * overcommit);
     let mem = wanted.mem.unwrap_or_else(usable_memory);
     // A host that reserves everything would be of no use.
-    let units = units.saturating_sub(wanted.reserved_cpu).max(1);
-    Pool::new(&cores, units, mem.saturating_sub(wanted.reserved_mem))
+    let units = units.saturating_sub(wanted.reserved_cpu * overcommit).max(1);
+    let pool = Pool::new(&cores, units, mem.saturating_sub(wanted.reserved_mem));
+    pool.with(wanted.accelerators.iter().cloned())
 }
 
 /// Host numbers of the cores that this process may run on; never empty.
@@ -151,6 +173,7 @@ mod tests {
             mem: Some(1000),
             reserved_cpu: 2,
             reserved_mem: 100,
+            ..Wanted::default()
         });
         assert_eq!((pool.cpu_capacity(), pool.mem_capacity()), (6, 900));
         let pool = discover(&Wanted {
@@ -159,5 +182,13 @@ mod tests {
             ..Wanted::default()
         });
         assert_eq!(pool.cpu_capacity(), 1);
+        let twice = discover(&Wanted {
+            overcommit: 2,
+            ..Wanted::default()
+        });
+        assert_eq!(
+            twice.cpu_capacity(),
+            2 * discover(&Wanted::default()).cpu_capacity()
+        );
     }
 }

@@ -5,15 +5,18 @@
 //!
 //! Not here: quotas and the choice of a host (`bai-core`), and how limits are enforced (the runtime).
 
+pub mod accelerator;
 pub mod allocation;
 pub mod discovery;
+pub mod nvidia;
 pub mod ports;
 
 use std::collections::HashMap;
 
-use bai_model::{KernelId, ResourceSlot, SlotValue};
+use bai_model::{KernelId, ResourceSlot, SlotTypes, SlotUnit, SlotValue};
 use serde::{Deserialize, Serialize};
 
+use self::accelerator::Given;
 use self::allocation::{Insufficient, Pool, Share};
 use self::ports::{Indices, Ports};
 
@@ -95,14 +98,32 @@ impl Ledger {
         }
     }
 
+    /// What a kernel's devices mean to it.
+    pub fn give(&self, share: &Share) -> Given {
+        self.pool.give(share)
+    }
+
     /// What the host offers in all.
     pub fn capacity(&self) -> ResourceSlot {
         let amount = |amount: u64| SlotValue::from(i64::try_from(amount).unwrap_or(i64::MAX));
-        [
+        let mut capacity: ResourceSlot = [
             ("cpu", amount(self.pool.cpu_capacity())),
             ("mem", amount(self.pool.mem_capacity())),
         ]
         .into_iter()
-        .collect()
+        .collect();
+        for accelerator in self.pool.accelerators() {
+            capacity.set(&accelerator.slot, amount(accelerator.devices.len() as u64));
+        }
+        capacity
+    }
+
+    /// The types of what the host offers.
+    pub fn slot_types(&self) -> SlotTypes {
+        let mut types = SlotTypes::intrinsic();
+        for accelerator in self.pool.accelerators() {
+            types.insert(&accelerator.slot, SlotUnit::Count);
+        }
+        types
     }
 }

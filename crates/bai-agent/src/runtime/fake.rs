@@ -33,11 +33,10 @@ use bai_model::KernelId;
 use bai_proto::agent::{ImageConfig, KernelConfig};
 use bai_proto::event::AgentImage;
 use bai_proto::sandbox::Refusal;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use self::kernel::FakeKernel;
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started};
 use crate::tasks::Tasks;
 
 /// The image that kernels of the fake runtime are made of.
@@ -239,10 +238,14 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn stats(&self, _spec: &KernelSpec, container_id: &str) -> Option<Value> {
+    async fn measure(&self, _spec: &KernelSpec, container_id: &str) -> Option<Sample> {
         let kernel = self.find_alive(container_id)?;
-        let metric = |current: usize, unit: &str| json!({"current": current.to_string(), "capacity": null, "pct": null, "unit_hint": unit});
-        Some(json!({"cpu_used": metric(kernel.records_sent(), "msec"), "mem": metric(1 << 20, "bytes")}))
+        Some(Sample {
+            // Something that grows.
+            cpu: f64::from(u32::try_from(kernel.records_sent()).unwrap_or(u32::MAX)),
+            memory: 1 << 20,
+            ..Sample::default()
+        })
     }
 
     fn refusals(&self) -> Vec<Refusal> {

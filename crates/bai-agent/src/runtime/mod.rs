@@ -9,7 +9,7 @@ pub mod docker;
 pub mod fake;
 mod owner;
 pub mod process;
-mod report;
+mod sample;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -19,6 +19,9 @@ use async_trait::async_trait;
 use bai_model::KernelId;
 use bai_proto::sandbox::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use sample::Sample;
+pub(crate) use sample::network;
 
 /// A duplex byte stream to a kernel's runner, carrying `bai_proto::runner` frames.
 pub trait RunnerStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -39,6 +42,8 @@ pub struct KernelSpec {
     pub memory: u64,
     pub runtime_type: String,
     pub runtime_path: Option<String>,
+    /// NVIDIA devices that the kernel sees, by their UUIDs, where the runtime can give any.
+    pub gpus: Vec<String>,
     /// Folders to mount: host path, path inside, writable.
     pub binds: Vec<(PathBuf, String, bool)>,
     /// A small number that no other living kernel of this agent has, for per-kernel user ids and the like.
@@ -57,6 +62,7 @@ impl KernelSpec {
             memory: 0,
             runtime_type: String::new(),
             runtime_path: None,
+            gpus: Vec::new(),
             binds: Vec::new(),
             index: 0,
         }
@@ -97,8 +103,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String;
     /// Kills every process of the kernel and returns when they are gone. Nothing to kill is success.
     async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError>;
-    /// Current measurements in the form of `data-model.md` 19.1, or none.
-    async fn stats(&self, spec: &KernelSpec, container_id: &str) -> Option<serde_json::Value>;
+    /// What the kernel has used so far; none of one that does not run.
+    async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample>;
     /// Protections that this machine refuses, known after the first start (or a probe).
     fn refusals(&self) -> Vec<Refusal>;
 }

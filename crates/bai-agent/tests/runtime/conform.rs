@@ -61,8 +61,8 @@ pub async fn works_and_is_killed(runtime: &dyn Runtime, spec: &KernelSpec) {
     );
     assert_ne!(sh(runtime, spec, "id -u").await.0, "0");
     assert_eq!(sh(runtime, spec, "echo x > kept && cat kept").await.0, "x");
-    let stats = runtime.stats(spec, &id).await.expect("measurements");
-    assert_ne!(stats["mem"]["current"], "0", "{stats}");
+    let sample = runtime.measure(spec, &id).await.expect("measurements");
+    assert_ne!(sample.memory, 0, "{sample:?}");
     runtime.kill(spec, &id).await.expect("killed");
     runtime.kill(spec, &id).await.expect("nothing to kill is success");
     assert!(runtime.adopt(spec, &id).await.expect("asked").is_none());

@@ -131,8 +131,12 @@ async fn a_kernel_starts_works_and_is_killed() {
         ("42\n1000".to_owned(), Some(0))
     );
     assert_eq!(bench.sh("nproc").await.0, "1");
-    let stats = bench.runtime.stats(&bench.spec, &id).await.expect("measurements");
-    assert_ne!(stats["mem"]["current"], "0", "{stats}");
+    let sample = bench
+        .runtime
+        .measure(&bench.spec, &id)
+        .await
+        .expect("measurements");
+    assert_ne!(sample.memory, 0, "{sample:?}");
     let begun = Instant::now();
     bench.kill(&id).await;
     println!("killed in {:?}", begun.elapsed());

@@ -34,6 +34,15 @@ impl EventSender {
         }
     }
 
+    /// Sends to another manager from now on, what waits first.
+    pub fn redirect(&mut self, endpoint: Endpoint, options: LinkOptions) {
+        let link = Link::connect(endpoint, SocketType::Push, options);
+        for message in std::mem::replace(&mut self.link, link).into_waiting() {
+            // Both queues have the same size, and this one is empty.
+            _ = self.link.try_send(message);
+        }
+    }
+
     /// Waits until every event is on its way, for an orderly end.
     pub async fn flushed(&self) {
         self.link.flushed().await;

@@ -21,7 +21,7 @@ use super::error::{ErrorReply, encode_error};
 use super::frames::{Reply, Request};
 use super::value;
 use crate::agent::{AgentError, AgentRpc};
-use crate::msgpack::{from_json, map};
+use crate::msgpack::map;
 use crate::zmtp::{
     AllowList, Command, Connection, Incoming, Limits, Listener, ListenerOptions, Message, Reader, SocketType,
     Tls, Writer, ZmtpError,
@@ -266,7 +266,7 @@ impl Shared {
             }
             Call::DestroyKernel(kernel) => {
                 let stats = agent.destroy_kernel(kernel).await;
-                stats.map(|stats| stats.map_or(Value::Nil, |stats| from_json(&stats)))
+                stats.map(|stats| stats.map_or(Value::Nil, |stats| value::final_stats(&stats)))
             }
             Call::InterruptKernel(kernel) => agent.interrupt_kernel(kernel).await.map(nothing),
             Call::GetCompletions {

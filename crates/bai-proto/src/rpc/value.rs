@@ -191,6 +191,15 @@ pub(super) fn created(created: &KernelCreated, kernel: Option<KernelId>) -> Valu
     map(entries)
 }
 
+/// The result of `destroy_kernel`: the last statistics in the second version of their form (2.3).
+pub(super) fn final_stats(stats: &serde_json::Value) -> Value {
+    let mut told = from_json(stats);
+    if let Value::Map(entries) = &mut told {
+        entries.push((Value::from("version"), Value::from(2)));
+    }
+    told
+}
+
 pub(super) fn read_created(at: At<'_>) -> Result<KernelCreated, Unexpected> {
     let ports = at.get("service_ports")?;
     let ports = match ports.value {

@@ -130,6 +130,11 @@ impl Link {
         _ = self.shared.is_ready.subscribe().wait_for(|ready| *ready).await;
     }
 
+    /// Ends the connection; what still waits, in its order. The first may be on its way already.
+    pub fn into_waiting(self) -> Vec<Message> {
+        std::mem::take(&mut *self.shared.queue()).into()
+    }
+
     /// Waits until everything in the queue is written.
     pub async fn flushed(&self) {
         loop {

@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Environment, Loaded};
 use crate::daemon::account::{Target, prepare_folder};
+use crate::daemon::end::End;
 use crate::daemon::notify::Notifier;
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::tls::Certificate;
@@ -53,7 +54,7 @@ pub struct Args {
 /// When the configuration is not valid or something will not start, with what to do about it.
 pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
     let environment = Environment::of_process();
-    let mut loaded = config::load(args.config.as_deref(), &environment)?;
+    let mut loaded: Loaded = config::load(args.config.as_deref(), &environment)?;
     if args.check_config || args.dump_config {
         for note in &loaded.notes {
             say(&format!("bai: note: {note}"));
@@ -71,7 +72,12 @@ pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
         certificate,
         listener,
     } = prepare(&loaded)?;
-    let log = log::start(&loaded.config, &environment, verbose)?;
+    let log = log::start(
+        &loaded.config.logging,
+        &loaded.config.debug,
+        &environment,
+        verbose,
+    )?;
     for note in &loaded.notes {
         tracing::warn!("{}: {note}", loaded.path.display());
     }
@@ -106,7 +112,11 @@ struct Prepared {
 fn prepare(loaded: &Loaded) -> Result<Prepared> {
     let (manager, bai) = (&loaded.config.manager, &loaded.config.bai);
     let target = Target::find(manager)?;
-    let pid_file = manager.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let pid_file = manager
+        .pid_file
+        .as_deref()
+        .map(|path| PidFile::write(path, "manager"))
+        .transpose()?;
     let certificate = match (&manager.ssl_cert, &manager.ssl_privkey) {
         (Some(chain), Some(key)) if manager.ssl_enabled => Some(Certificate::read(chain, key)?),
         _ => None,
@@ -131,28 +141,6 @@ fn prepare(loaded: &Loaded) -> Result<Prepared> {
         certificate,
         listener,
     })
-}
-
-/// The signals that end the daemon.
-struct End {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl End {
-    fn listen() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn received(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-            _ = self.terminate.recv() => SignalKind::terminate(),
-        }
-    }
 }
 
 async fn serve(
@@ -198,8 +186,7 @@ async fn serve(
         () = stack.stop() => Ok(ExitCode::SUCCESS),
         signal = end.received() => {
             tracing::warn!("stopped at once; what was not ended is taken up at the next start");
-            let number = u8::try_from(signal.as_raw_value()).unwrap_or_default();
-            Ok(ExitCode::from(128_u8.saturating_add(number)))
+            Ok(End::cut_short(signal))
         }
     }
 }

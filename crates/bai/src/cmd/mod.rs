@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+pub mod agent;
 pub mod dbshell;
 pub mod doctor;
 pub mod env;

@@ -17,9 +17,15 @@ impl Debug {
         reason = "sections are read alike, whatever they need"
     )]
     pub(super) fn read(problems: &mut Problems<'_>) -> Option<Self> {
+        Some(Self::read_with(problems, &[]))
+    }
+
+    /// With keys that are legal and have no effect.
+    pub(super) fn read_with(problems: &mut Problems<'_>, ignored: &[&'static str]) -> Self {
         let mut section = problems.section("debug", false);
         let enabled = section.or("enabled", false, boolean);
+        section.ignored(ignored);
         section.end();
-        Some(Self { enabled })
+        Self { enabled }
     }
 }

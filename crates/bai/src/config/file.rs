@@ -8,26 +8,21 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 use super::ConfigError;
-use super::environment::{Environment, overlay};
+use super::environment::{Environment, Variables, overlay};
 
-const NAME: &str = "manager.toml";
 /// Bytes of a file that is one of ours.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// The file that `BACKEND_CONFIG_FILE` names, or else the first that exists of `./manager.toml`,
-/// `~/.config/backend.ai/manager.toml` and `/etc/backend.ai/manager.toml`.
-///
-/// # Errors
-/// When there is none.
-pub fn locate(environment: &Environment) -> Result<PathBuf, ConfigError> {
+/// Where the file `name` is; see [`super::locate`].
+pub(super) fn locate(name: &str, environment: &Environment) -> Result<PathBuf, ConfigError> {
     if let Some(path) = environment.get("BACKEND_CONFIG_FILE") {
         return Ok(PathBuf::from(path));
     }
-    let mut places = vec![PathBuf::from(NAME)];
+    let mut places = vec![PathBuf::from(name)];
     if let Some(home) = environment.get("HOME") {
-        places.push(Path::new(home).join(".config/backend.ai").join(NAME));
+        places.push(Path::new(home).join(".config/backend.ai").join(name));
     }
-    places.push(Path::new("/etc/backend.ai").join(NAME));
+    places.push(Path::new("/etc/backend.ai").join(name));
     if let Some(found) = places.iter().find(|place| place.is_file()) {
         return Ok(found.clone());
     }
@@ -50,7 +45,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub fn read(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+    pub fn read(path: &Path, environment: &Environment, variables: &Variables) -> Result<Self, ConfigError> {
         let failed = |why: String| ConfigError::File(format!("{}: {why}", path.display()));
         let mut text = String::new();
         let file = fs::File::open(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
@@ -68,7 +63,7 @@ impl Source {
             // Not the line itself, as the library would print it: there may be a password in it.
             failed(format!("line {}: {}", line + 1, error.message()))
         })?;
-        let origins = overlay(&mut table, environment);
+        let origins = overlay(&mut table, environment, variables);
         Ok(Self { table, origins })
     }
 

@@ -1,5 +1,5 @@
-//! The configuration of a site's manager: `manager.toml` with the environment over it (`http-api.md` 5.1 to 5.3), and
-//! the table `[bai]` for what 19.06 has no key for.
+//! The configuration of a site's processes: `manager.toml` of a manager (`http-api.md` 5.1 to 5.3) and `agent.toml` of an
+//! agent (`agent-protocol.md` 7.1), each with the environment over it, and the table `[bai]` for what 19.06 has no key for.
 //!
 //! Invariants: a file of 19.06 works as it is, and a file for us starts the original as well, which ignores `[bai]`; a
 //! configuration is taken whole or not at all, and then all that is wrong with it is said, each with key, place and remedy;
@@ -7,6 +7,7 @@
 //!
 //! Not here: what is kept in etcd (`config/…`, such as where Redis is), and what the values do.
 
+pub mod agent;
 mod bai;
 mod db;
 mod debug;
@@ -32,12 +33,12 @@ pub use debug::Debug;
 pub use docker_registry::DockerRegistry;
 pub use environment::Environment;
 pub use etcd::Etcd;
-pub use file::locate;
 pub use logging::{Console, File, Format, Level, Logging};
 pub use manager::{Account, Manager};
 pub use secret::{Address, Secret};
 pub use value::HostPort;
 
+use environment::Variables;
 use file::Source;
 use section::{Problem, Problems};
 
@@ -54,10 +55,25 @@ pub struct ManagerConfig {
     pub bai: Bai,
 }
 
+/// A file of configuration that some process has.
+pub trait Configuration: Serialize + Sized {
+    /// Whose it is, in sentences.
+    const OF: &'static str;
+    /// What it is called where it is looked for.
+    const FILE: &'static str;
+    /// The environment over it.
+    #[doc(hidden)]
+    const VARIABLES: &'static Variables;
+
+    /// `None` only when a problem was noted.
+    #[doc(hidden)]
+    fn read(problems: &mut Problems<'_>) -> Option<Self>;
+}
+
 /// A configuration and where it came from.
 #[derive(Clone, Debug)]
-pub struct Loaded {
-    pub config: ManagerConfig,
+pub struct Loaded<C = ManagerConfig> {
+    pub config: C,
     pub path: PathBuf,
     /// What is legal and may still be a mistake, a sentence each.
     pub notes: Vec<String>,
@@ -70,15 +86,16 @@ pub struct Loaded {
 pub enum ConfigError {
     #[error("{0}")]
     File(String),
-    #[error("{}", list(path, problems))]
-    Invalid { path: PathBuf, problems: Vec<Problem> },
+    #[error("{}", list(of, path, problems))]
+    Invalid {
+        of: &'static str,
+        path: PathBuf,
+        problems: Vec<Problem>,
+    },
 }
 
-fn list(path: &std::path::Path, problems: &[Problem]) -> String {
-    let mut text = format!(
-        "Validation of manager configuration has failed: {}",
-        path.display()
-    );
+fn list(of: &str, path: &std::path::Path, problems: &[Problem]) -> String {
+    let mut text = format!("Validation of {of} configuration has failed: {}", path.display());
     for problem in problems {
         text.push_str("\n  ");
         text.push_str(&problem.to_string());
@@ -90,15 +107,18 @@ fn list(path: &std::path::Path, problems: &[Problem]) -> String {
 ///
 /// # Errors
 /// [`ConfigError`], which says all that is wrong.
-pub fn load(given: Option<&std::path::Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+pub fn load<C: Configuration>(
+    given: Option<&std::path::Path>,
+    environment: &Environment,
+) -> Result<Loaded<C>, ConfigError> {
     let path = match given {
         Some(path) => path.to_owned(),
-        None => locate(environment)?,
+        None => locate::<C>(environment)?,
     };
-    let source = Source::read(&path, environment)?;
+    let source = Source::read(&path, environment, C::VARIABLES)?;
     let variables = source.variables();
     let mut problems = Problems::new(&source);
-    let config = ManagerConfig::read(&mut problems);
+    let config = C::read(&mut problems);
     let (problems, notes) = problems.end();
     match config {
         Some(config) if problems.is_empty() => Ok(Loaded {
@@ -107,12 +127,28 @@ pub fn load(given: Option<&std::path::Path>, environment: &Environment) -> Resul
             notes,
             variables,
         }),
-        _ => Err(ConfigError::Invalid { path, problems }),
+        _ => Err(ConfigError::Invalid {
+            of: C::OF,
+            path,
+            problems,
+        }),
     }
 }
 
-impl ManagerConfig {
-    /// `None` only when a problem was noted.
+/// The file that `BACKEND_CONFIG_FILE` names, or else the first that exists of `./<file>`, `~/.config/backend.ai/<file>`
+/// and `/etc/backend.ai/<file>`.
+///
+/// # Errors
+/// When there is none.
+pub fn locate<C: Configuration>(environment: &Environment) -> Result<PathBuf, ConfigError> {
+    file::locate(C::FILE, environment)
+}
+
+impl Configuration for ManagerConfig {
+    const OF: &'static str = "manager";
+    const FILE: &'static str = "manager.toml";
+    const VARIABLES: &'static Variables = &environment::MANAGER;
+
     fn read(problems: &mut Problems<'_>) -> Option<Self> {
         let bai = Bai::read(problems);
         let needs_db = bai.as_ref().is_none_or(|bai| bai.database.is_none());
@@ -142,7 +178,7 @@ impl ManagerConfig {
     }
 }
 
-impl Loaded {
+impl<C: Serialize> Loaded<C> {
     /// The configuration as TOML, defaults filled in and secrets masked.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ impl fmt::Display for Problem {
 
 /// All that is found to be wrong or odd with one file.
 #[derive(Debug)]
-pub(super) struct Problems<'a> {
+pub struct Problems<'a> {
     source: &'a Source,
     problems: Vec<Problem>,
     notes: Vec<String>,
@@ -39,7 +39,7 @@ pub(super) struct Problems<'a> {
 }
 
 impl<'a> Problems<'a> {
-    pub fn new(source: &'a Source) -> Self {
+    pub(super) fn new(source: &'a Source) -> Self {
         Self {
             source,
             problems: Vec::new(),
@@ -55,6 +55,12 @@ impl<'a> Problems<'a> {
     /// Whether the file has such a table.
     pub fn has(&self, table: &str) -> bool {
         self.source.table.contains_key(table)
+    }
+
+    /// Whether that table has such a member.
+    pub fn has_inner(&self, table: &str, member: &str) -> bool {
+        let table = self.source.table.get(table).and_then(Value::as_table);
+        table.is_some_and(|table| table.contains_key(member))
     }
 
     pub fn report(&mut self, key: &str, text: impl Into<String>) {
@@ -108,7 +114,7 @@ impl<'a> Problems<'a> {
 
 /// One table.
 #[derive(Debug)]
-pub(super) struct Section<'p, 'a> {
+pub struct Section<'p, 'a> {
     name: &'static str,
     table: Option<&'a toml::Table>,
     is_missing: bool,

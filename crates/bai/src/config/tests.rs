@@ -15,7 +15,7 @@ fn read(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    load(Some(&path), &variables.collect())
+    super::load(Some(&path), &variables.collect())
 }
 
 fn valid(text: &str, variables: &[(&str, &str)]) -> Loaded {

@@ -200,6 +200,16 @@ pub(super) fn seconds(least: f64) -> impl Fn(&Value) -> Read<f64> {
 
 /// Bytes: a number, or one with a suffix such as `10M`.
 pub(super) fn binary_size(value: &Value) -> Read<u64> {
+    let bytes = binary_size_or_zero(value)?;
+    if bytes > 0 {
+        Ok(bytes)
+    } else {
+        Err(format!("must be a size such as \"10M\"; it is {value}"))
+    }
+}
+
+/// As [`binary_size`], or nothing.
+pub(super) fn binary_size_or_zero(value: &Value) -> Read<u64> {
     let wanted = || format!("must be a size such as \"10M\"; it is {value}");
     let bytes = match value {
         Value::Integer(bytes) => u64::try_from(*bytes).ok(),
@@ -209,7 +219,7 @@ pub(super) fn binary_size(value: &Value) -> Read<u64> {
         },
         _ => None,
     };
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(wanted)
+    bytes.ok_or_else(wanted)
 }
 
 /// What names may look like (`^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$`), of so many characters.

@@ -16,7 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use super::rotate::Rotating;
-use crate::config::{Environment, Format, Level, Logging, ManagerConfig};
+use crate::config::{Debug, Environment, Format, Level, Logging};
 
 /// Records of the file that may wait to be written.
 const BACKLOG: usize = 64 * 1024;
@@ -34,11 +34,10 @@ pub struct LogGuard {
 ///
 /// # Errors
 /// When the file cannot be opened or a filter makes no sense.
-pub fn start(config: &ManagerConfig, environment: &Environment, verbose: u8) -> Result<LogGuard> {
-    let logging = &config.logging;
+pub fn start(logging: &Logging, debug: &Debug, environment: &Environment, verbose: u8) -> Result<LogGuard> {
     let filter = match environment.get("BAI_LOG") {
         Some(filter) => EnvFilter::try_new(filter).context("BAI_LOG is no filter of logs")?,
-        None => EnvFilter::new(directives(logging, config.debug.enabled, verbose)),
+        None => EnvFilter::new(directives(logging, debug.enabled, verbose)),
     };
     let console = logging.to_console().then(|| {
         let colored = logging.console.colored && io::stderr().is_terminal();

@@ -4,6 +4,7 @@
 //! Not here: anything of the system that it serves (`wire`).
 
 pub mod account;
+pub mod end;
 pub mod listen;
 pub mod log;
 pub mod notify;

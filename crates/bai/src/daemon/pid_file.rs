@@ -1,4 +1,4 @@
-//! The file that says which process the daemon is (`manager.pid-file`).
+//! The file that says which process the daemon is (`manager.pid-file`, `agent.pid-file`).
 //!
 //! Invariants: while its process lives, the file is locked, so that a process number that was given to somebody else
 //! meanwhile is not mistaken for a daemon; what is not a regular file is written, but never locked or removed.
@@ -21,12 +21,12 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Writes the file. What a process left that is no more is replaced.
+    /// Writes the file of a daemon that is a `role`, `manager` or `agent`. What a process left that is no more is replaced.
     ///
     /// # Errors
     /// When another daemon lives, of ours or of 19.06, or the file cannot be written.
-    pub fn write(path: &Path) -> Result<Self> {
-        let context = || format!("cannot write {} (manager.pid-file)", path.display());
+    pub fn write(path: &Path, role: &str) -> Result<Self> {
+        let context = || format!("cannot write {} ({role}.pid-file)", path.display());
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -36,7 +36,7 @@ impl PidFile {
         let mut file = file.with_context(context)?;
         let is_regular = file.metadata().with_context(context)?.is_file();
         if is_regular {
-            refuse_living(path, &mut file)?;
+            refuse_living(path, &mut file, role)?;
             file.set_len(0).with_context(context)?;
             file.rewind().with_context(context)?;
         }
@@ -62,7 +62,7 @@ impl PidFile {
     }
 }
 
-fn refuse_living(path: &Path, file: &mut File) -> Result<()> {
+fn refuse_living(path: &Path, file: &mut File, role: &str) -> Result<()> {
     let mut text = String::new();
     _ = file.take(MAX_SIZE).read_to_string(&mut text);
     let pid: Option<u32> = text.trim().parse().ok();
@@ -73,20 +73,20 @@ fn refuse_living(path: &Path, file: &mut File) -> Result<()> {
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));
         }
     };
-    if is_locked || pid.is_some_and(is_original) {
+    if is_locked || pid.is_some_and(|pid| is_original(pid, role)) {
         let pid = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
         bail!(
-            "{} is held by a running manager, {pid}: stop it, or name another file with manager.pid-file",
+            "{} is held by a running {role}, {pid}: stop it, or name another file with {role}.pid-file",
             path.display()
         );
     }
     Ok(())
 }
 
-/// Whether a process calls itself as 19.06's manager does. It locks nothing.
-fn is_original(pid: u32) -> bool {
+/// Whether a process calls itself as 19.06's manager or agent does. They lock nothing.
+fn is_original(pid: u32, role: &str) -> bool {
     let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    title.starts_with(b"backend.ai: manager")
+    title.starts_with(format!("backend.ai: {role}").as_bytes())
 }
 
 #[cfg(test)]
@@ -104,10 +104,10 @@ mod tests {
             "nonsense".to_owned(),
         ] {
             fs::write(&path, left).expect("a file");
-            let written = PidFile::write(&path).expect("a stale file is replaced");
+            let written = PidFile::write(&path, "manager").expect("a stale file is replaced");
             let text = fs::read_to_string(&path).expect("a file");
             assert_eq!(text, format!("{}\n", std::process::id()));
-            let refused = PidFile::write(&path).expect_err("the file is held");
+            let refused = PidFile::write(&path, "manager").expect_err("the file is held");
             let expected = format!(
                 "{} is held by a running manager, process {}: stop it, or name another file with manager.pid-file",
                 path.display(),
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_left_alone() {
-        PidFile::write(Path::new("/dev/null"))
+        PidFile::write(Path::new("/dev/null"), "agent")
             .expect("writable by everybody")
             .remove();
         assert!(Path::new("/dev/null").exists());
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_setting_is_named() {
-        let error = PidFile::write(Path::new("/nowhere/manager.pid")).expect_err("no such folder");
+        let error = PidFile::write(Path::new("/nowhere/manager.pid"), "manager").expect_err("no such folder");
         assert_eq!(
             error.to_string(),
             "cannot write /nowhere/manager.pid (manager.pid-file)"

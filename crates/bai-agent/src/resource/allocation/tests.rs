@@ -43,6 +43,48 @@ fn what_the_host_does_not_have_is_only_ignored_when_nothing_of_it_is_asked_for()
 }
 
 #[test]
+fn devices_are_given_whole_or_in_parts() {
+    // `agent-protocol.md` 7.6: two devices of which parts are given.
+    let accelerators = [Accelerator::mock(2, true), Accelerator::mock(3, false)];
+    let mut pool = Pool::new(&[0], 1, 100).with(accelerators);
+    let mut ask = |slot: &str, amount: &str| {
+        let share = pool.allocate(&slots(&[(slot, amount)]))?;
+        let told = |(number, amount): (&u32, &Thousandths)| (*number, amount.to_string());
+        let parts = share.devices.get(slot).into_iter().flatten().map(told);
+        Ok::<_, Insufficient>(parts.collect::<Vec<_>>())
+    };
+    let owned = |number, amount: &str| (number, amount.to_owned());
+    assert_eq!(ask("mock.shares", "0.5"), Ok(vec![owned(0, "0.5")]));
+    assert_eq!(
+        ask("mock.shares", "1.2"),
+        Ok(vec![owned(0, "0.2"), owned(1, "1")])
+    );
+    let refused = ask("mock.shares", "0.4").expect_err("only 0.3 is left");
+    assert_eq!(
+        (refused.device.as_str(), refused.available.as_str()),
+        ("mock", "0.3")
+    );
+    assert_eq!(ask("mock.device", "0.5"), Ok(vec![]), "no part of a whole device");
+    assert_eq!(ask("mock.device", "2"), Ok(vec![owned(0, "1"), owned(1, "1")]));
+    assert_eq!(ask("mock.device", "1"), Ok(vec![owned(2, "1")]));
+    assert!(ask("mock.device", "1").is_err());
+}
+
+#[test]
+fn devices_come_back() {
+    let mut pool = Pool::new(&[0], 1, 100).with([Accelerator::mock(1, false)]);
+    let wanted = slots(&[("mock.device", "1")]);
+    let share = pool.allocate(&wanted).expect("one is there");
+    assert!(pool.allocate(&wanted).is_err());
+    assert_eq!(pool.give(&share).environ["MOCK_VISIBLE_DEVICES"], "0");
+    pool.release(&share);
+    pool.restore(&share);
+    assert!(pool.allocate(&wanted).is_err(), "an adopted kernel has it");
+    pool.release(&share);
+    assert!(pool.allocate(&wanted).is_ok());
+}
+
+#[test]
 fn a_refused_request_takes_nothing() {
     let mut pool = Pool::new(&[0, 1], 2, 100);
     let error = pool

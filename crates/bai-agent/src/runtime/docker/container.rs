@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountTmpfsOptions, MountType,
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountTmpfsOptions, MountType,
     ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
@@ -137,6 +137,7 @@ fn limited(spec: &KernelSpec, options: &Options, is_agent_root: bool) -> HostCon
         cpu_period: (count > 0).then_some(CPU_PERIOD),
         cpu_quota: (count > 0).then(|| count.saturating_mul(CPU_PERIOD)),
         pids_limit: Some(i64::from(options.processes)),
+        device_requests: gpus(spec),
         ulimits: Some(vec![
             // How many files may be open is the engine's to say: only it knows what it may raise.
             // A session's dumps would land wherever the host wants them.
@@ -161,6 +162,17 @@ fn limited(spec: &KernelSpec, options: &Options, is_agent_root: bool) -> HostCon
         }),
         ..HostConfig::default()
     }
+}
+
+/// NVIDIA's devices, given by its hook of the engine.
+fn gpus(spec: &KernelSpec) -> Option<Vec<DeviceRequest>> {
+    let request = DeviceRequest {
+        driver: Some("nvidia".to_owned()),
+        device_ids: Some(spec.gpus.clone()),
+        capabilities: Some(vec![vec!["gpu".to_owned()]]),
+        ..DeviceRequest::default()
+    };
+    (!spec.gpus.is_empty()).then(|| vec![request])
 }
 
 fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
@@ -284,6 +296,19 @@ mod tests {
             (host.memory, host.cpuset_cpus, host.cpu_quota),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn devices_are_asked_for_by_name() {
+        assert_eq!(host(&spec(), true).device_requests, None);
+        let spec = KernelSpec {
+            gpus: vec!["GPU-1".to_owned()],
+            ..spec()
+        };
+        let requests = host(&spec, true).device_requests.expect("devices");
+        assert_eq!(requests[0].driver.as_deref(), Some("nvidia"));
+        assert_eq!(requests[0].device_ids, Some(vec!["GPU-1".to_owned()]));
+        assert_eq!(requests[0].capabilities, Some(vec![vec!["gpu".to_owned()]]));
     }
 
     #[test]

@@ -14,13 +14,11 @@ mod engine;
 mod images;
 mod stats;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bai_model::KernelId;
 use bai_proto::runner::{Frame, Request};
 use bai_proto::sandbox::Refusal;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerState};
@@ -34,8 +32,7 @@ use tokio::io::AsyncWriteExt;
 use self::container::{KERNEL_LABEL, OWNER_LABEL, SCRATCH_LABEL, User};
 pub use self::engine::{Engine, EngineError};
 pub use self::images::{ImageError, Images, Local, Pull};
-use super::report::History;
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started, owner, report, socket};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, owner, socket};
 
 /// The runner of a container that has started takes milliseconds; this is for machines that are stuck.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -86,7 +83,6 @@ pub struct DockerRuntime {
     engine: Engine,
     options: Options,
     images: Arc<Images>,
-    histories: Mutex<BTreeMap<KernelId, History>>,
 }
 
 impl DockerRuntime {
@@ -107,7 +103,6 @@ impl DockerRuntime {
             images: Arc::new(Images::open(engine.clone(), options.clone(), kept).await),
             engine,
             options,
-            histories: Mutex::default(),
         };
         runtime.remove_orphans().await?;
         Ok(runtime)
@@ -238,11 +233,6 @@ impl DockerRuntime {
             }
             tokio::time::sleep(ENGINE_PAUSE).await;
         }
-    }
-
-    fn forget(&self, kernel: KernelId) {
-        let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        histories.remove(&kernel);
     }
 }
 
@@ -386,23 +376,18 @@ impl Runtime for DockerRuntime {
         .to_owned()
     }
 
-    async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError> {
+    async fn kill(&self, _spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError> {
         if !container_id.is_empty() {
             let gone = tokio::time::timeout(KILL_DEADLINE, remove(&self.engine, container_id)).await;
             gone.map_err(|_| {
                 RuntimeError::Start("the engine does not get rid of the container".to_owned())
             })??;
         }
-        self.forget(spec.kernel);
         Ok(())
     }
 
-    async fn stats(&self, spec: &KernelSpec, container_id: &str) -> Option<serde_json::Value> {
-        let sample = stats::measure(&self.engine, container_id, spec.scratch.join("work")).await?;
-        let now = Instant::now();
-        let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        let history = histories.entry(spec.kernel).or_insert_with(|| History::new(now));
-        Some(report::report(&sample, history, now, spec.memory))
+    async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample> {
+        stats::measure(&self.engine, container_id, spec.scratch.join("work")).await
     }
 
     fn refusals(&self) -> Vec<Refusal> {

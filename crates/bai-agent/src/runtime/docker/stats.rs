@@ -8,7 +8,7 @@ use bollard::query_parameters::StatsOptionsBuilder;
 use futures_util::StreamExt;
 
 use super::engine::Engine;
-use crate::runtime::report::{Sample, folder_size};
+use crate::runtime::sample::{Sample, folder_size};
 use crate::tasks::blocking;
 
 /// One measurement; none of a container that does not run.
@@ -18,6 +18,12 @@ pub async fn measure(engine: &Engine, id: &str, work: PathBuf) -> Option<Sample>
     let mut stats = engine.api.stats(id, Some(options)).boxed();
     let first = async { stats.next().await.transpose() };
     let measured = engine.ask("measure a container", first).await.ok()??;
+    // Of one that has ended the engine tells nothing but zeros.
+    let used = measured
+        .cpu_stats
+        .as_ref()
+        .and_then(|cpu| cpu.cpu_usage.as_ref()?.total_usage);
+    used.filter(|nanoseconds| *nanoseconds > 0)?;
     let scratch = blocking(move || folder_size(&work)).await?;
     Some(Sample {
         scratch,
@@ -52,6 +58,12 @@ fn understand(stats: &ContainerStatsResponse) -> Sample {
         read: sum("read"),
         written: sum("write"),
         scratch: 0,
+        network: stats.networks.as_ref().map(|networks| {
+            let bytes = networks
+                .values()
+                .map(|network| (network.rx_bytes.unwrap_or(0), network.tx_bytes.unwrap_or(0)));
+            bytes.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        }),
     }
 }
 

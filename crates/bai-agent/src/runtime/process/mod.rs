@@ -18,7 +18,7 @@ mod stats;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bai_model::KernelId;
@@ -28,8 +28,7 @@ use tokio::net::UnixStream;
 use self::cgroup::{Cgroups, Groups, Wanted};
 use self::handle::{Ending, Handle};
 use self::record::Record;
-use super::report::{self, History};
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started, owner, socket};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, owner, socket};
 
 /// After this long a process that was killed is stuck in the kernel, typically on a dead network file system.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -76,7 +75,6 @@ struct State {
     refusals: Vec<Refusal>,
     /// Open while the kernel may live.
     leashes: BTreeMap<KernelId, UnixStream>,
-    histories: BTreeMap<KernelId, History>,
 }
 
 impl ProcessRuntime {
@@ -261,7 +259,6 @@ impl ProcessRuntime {
         {
             let mut state = self.state();
             state.leashes.remove(&spec.kernel);
-            state.histories.remove(&spec.kernel);
         }
         record.groups().remove().await?;
         Record::remove(&run_dir(spec));
@@ -337,20 +334,12 @@ impl Runtime for ProcessRuntime {
         self.forget(spec, &record).await
     }
 
-    async fn stats(&self, spec: &KernelSpec, container_id: &str) -> Option<serde_json::Value> {
+    async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample> {
         let pid = Handle::open(container_id).ok()??.pid;
         let groups = Record::read_for(&run_dir(spec), container_id)?.groups();
         let work = spec.scratch.join("work");
-        let sample = tokio::task::spawn_blocking(move || stats::measure(pid, &groups, &work))
-            .await
-            .ok()?;
-        let now = Instant::now();
-        let mut state = self.state();
-        let history = state
-            .histories
-            .entry(spec.kernel)
-            .or_insert_with(|| History::new(now));
-        Some(report::report(&sample, history, now, spec.memory))
+        let measured = tokio::task::spawn_blocking(move || stats::measure(pid, &groups, &work));
+        measured.await.ok()
     }
 
     fn refusals(&self) -> Vec<Refusal> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::cgroup::Groups;
-use crate::runtime::report::{Sample, folder_size};
+use crate::runtime::sample::{Sample, folder_size, network};
 
 /// Measures; blocking, because of the walk through the work folder.
 pub fn measure(pid: i32, groups: &Groups, work: &Path) -> Sample {
@@ -39,7 +39,18 @@ pub fn measure(pid: i32, groups: &Groups, work: &Path) -> Sample {
         read,
         written,
         scratch: folder_size(work),
+        network: own_network(pid),
     }
+}
+
+/// What a network of the process's own has carried.
+fn own_network(pid: i32) -> Option<(u64, u64)> {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    if namespace(&pid.to_string())? == namespace("self")? {
+        return None;
+    }
+    let text = fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
+    Some(network(&text))
 }
 
 fn block_io(groups: &Groups) -> (u64, u64) {

@@ -1,0 +1,132 @@
+//! What the agent says of itself, at every change and again and again (`agent-protocol.md` 3.3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bai_model::AgentId;
+use bai_proto::event::{AgentEvent, AgentImage, AgentInfo, InstalledImage};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::host::Host;
+
+/// How long a list of images is good for.
+const IMAGES: Duration = Duration::from_secs(60);
+/// What container engines leave out of names.
+const HUB: &str = "index.docker.io/";
+
+/// Where an agent is and what it calls itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Where its calls are taken.
+    pub addr: String,
+    pub region: String,
+    /// Where its kernels' ports are, if not where its calls are taken.
+    pub kernel_host: Option<String>,
+}
+
+impl Identity {
+    /// Of an agent that is called in its own process.
+    pub fn in_process(id: &AgentId) -> Self {
+        Self {
+            addr: format!("inproc://{id}"),
+            region: "local".to_owned(),
+            kernel_host: None,
+        }
+    }
+}
+
+/// The images that are offered, for as long as the list is good.
+#[derive(Debug, Default)]
+pub(crate) struct Offer(tokio::sync::Mutex<Option<(Instant, Vec<AgentImage>)>>);
+
+impl Offer {
+    pub async fn forget(&self) {
+        *self.0.lock().await = None;
+    }
+
+    async fn list(&self, host: &Host) -> Vec<AgentImage> {
+        let mut kept = self.0.lock().await;
+        if let Some((since, images)) = &*kept
+            && since.elapsed() < IMAGES
+        {
+            return images.clone();
+        }
+        let images = host.images.list().await;
+        *kept = Some((Instant::now(), images.clone()));
+        images
+    }
+}
+
+/// Sends one heartbeat.
+pub(crate) async fn send(host: &Host) {
+    let event = heartbeat(host).await;
+    host.tell(event).await;
+}
+
+/// Sends one after the other, whatever else goes wrong.
+pub(crate) async fn send_regularly(host: Arc<Host>, period: Duration) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick is at once, and the first heartbeat was sent.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let event = heartbeat(&host).await;
+        // There will be another.
+        host.tell_if_room(event);
+    }
+}
+
+async fn heartbeat(host: &Host) -> AgentEvent {
+    let version = env!("CARGO_PKG_VERSION");
+    let images = host.offer.list(host).await;
+    let installed = images.iter().map(|image| InstalledImage {
+        repo_tag: image
+            .canonical
+            .strip_prefix(HUB)
+            .unwrap_or(&image.canonical)
+            .to_owned(),
+        id: image.digest.clone(),
+    });
+    let (available_slots, slot_types, compute_plugins) = {
+        let ledger = host.ledger();
+        (
+            ledger.capacity(),
+            ledger.slot_types(),
+            plugins(host, ledger.capacity().names()),
+        )
+    };
+    AgentEvent::InstanceHeartbeat(AgentInfo {
+        id: host.id.clone(),
+        region: host.identity.region.clone(),
+        addr: host.identity.addr.clone(),
+        version: version.to_owned(),
+        available_slots,
+        slot_types,
+        compute_plugins,
+        installed: installed.collect(),
+        images,
+    })
+}
+
+/// Kinds of devices with what is told about them.
+fn plugins<'a>(host: &Host, slots: impl Iterator<Item = &'a str>) -> Value {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut plugins = Map::new();
+    for slot in slots {
+        let kind = slot.split('.').next().unwrap_or(slot);
+        plugins
+            .entry(kind)
+            .or_insert_with(|| json!({ "version": version }));
+    }
+    if let Some(Value::Object(cpu)) = plugins.get_mut("cpu") {
+        cpu.insert("agent_version".to_owned(), version.into());
+        cpu.insert("machine".to_owned(), std::env::consts::ARCH.into());
+        cpu.insert("os_type".to_owned(), "Linux".into());
+    }
+    if let (Some(Value::Object(cuda)), Some(driver)) = (plugins.get_mut("cuda"), &host.gpus) {
+        cuda.insert("nvidia_version".to_owned(), driver.version().into());
+    }
+    Value::Object(plugins)
+}

@@ -1,0 +1,148 @@
+//! `bai agent`: an agent of a site, as its `agent.toml` says.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::SignalKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::agent::AgentConfig;
+use crate::config::{self, Environment, Loaded};
+use crate::daemon::account::prepare_folder;
+use crate::daemon::end::End;
+use crate::daemon::log;
+use crate::daemon::notify::Notifier;
+use crate::daemon::pid_file::PidFile;
+use crate::node::Node;
+use crate::output::{raw, say};
+
+const EXAMPLES: &str = "\
+Examples:
+  bai agent --config /etc/backend.ai/agent.toml
+  bai agent --check-config                        says all that is wrong with it, and serves nothing
+  bai agent --dump-config                         what it amounts to, without its passwords
+
+SIGTERM ends the sessions of this host and leaves the site. SIGINT leaves the sessions running; the next start finds them
+again. A second signal ends the agent at once.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Log as debug.enabled in the configuration does
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Which configuration, and what to do with it.
+#[derive(Debug, clap::Args)]
+pub struct FileArgs {
+    /// The configuration [default: as BACKEND_CONFIG_FILE says, or the first of ./agent.toml,
+    /// ~/.config/backend.ai/agent.toml and /etc/backend.ai/agent.toml]
+    #[arg(short = 'f', long, visible_alias = "config-path", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only say whether the configuration is valid
+    #[arg(long)]
+    check_config: bool,
+    /// Only print the configuration with its defaults, secrets masked
+    #[arg(long, conflicts_with = "check_config")]
+    dump_config: bool,
+}
+
+impl FileArgs {
+    /// Reads the configuration. `None` when it was only to be looked at, which is done then.
+    ///
+    /// # Errors
+    /// When it is not valid.
+    pub fn load(&self, environment: &Environment) -> Result<Option<Loaded<AgentConfig>>> {
+        let loaded: Loaded<AgentConfig> = config::load(self.config.as_deref(), environment)?;
+        if !self.check_config && !self.dump_config {
+            return Ok(Some(loaded));
+        }
+        for note in &loaded.notes {
+            say(&format!("bai: note: {note}"));
+        }
+        if self.dump_config {
+            raw(loaded.dump()?.as_bytes())?;
+        } else {
+            say(&format!("bai: {} is valid", loaded.path.display()));
+        }
+        Ok(None)
+    }
+}
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the configuration is not valid or something will not start, with what to do about it.
+pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
+    let environment = Environment::of_process();
+    let Some(mut loaded) = args.file.load(&environment)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    loaded.config.debug.enabled |= args.debug;
+    let pid_file = loaded.config.agent.pid_file.as_deref();
+    let pid_file = pid_file.map(|path| PidFile::write(path, "agent")).transpose()?;
+    if let Some(file) = &loaded.config.logging.file {
+        prepare_folder(&file.path, 0o755, None)
+            .with_context(|| format!("cannot make {} (logging.file.path)", file.path.display()))?;
+    }
+    let log = log::start(
+        &loaded.config.logging,
+        &loaded.config.debug,
+        &environment,
+        verbose,
+    )?;
+    for note in &loaded.notes {
+        tracing::warn!("{}: {note}", loaded.path.display());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("cannot start threads")?;
+    let ended = runtime.block_on(serve(&loaded, Arc::new(Notifier::new(&environment))));
+    // What still runs (the removal of a folder, say) must not hold the exit up.
+    runtime.shutdown_background();
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
+    }
+    match &ended {
+        Ok(_) => tracing::info!("the agent has stopped"),
+        Err(error) => tracing::error!("the agent cannot run: {error:#}"),
+    }
+    drop(log);
+    ended
+}
+
+async fn serve(loaded: &Loaded<AgentConfig>, notifier: Arc<Notifier>) -> Result<ExitCode> {
+    // Before anything can take long: a signal during the start must not be lost.
+    let mut end = End::listen()?;
+    let alive = CancellationToken::new();
+    let _alive = alive.clone().drop_guard();
+    let watchdog = Arc::clone(&notifier);
+    tokio::spawn(async move { watchdog.keep_alive(alive).await });
+
+    let node = tokio::select! {
+        started = Node::start(loaded, |status| notifier.status(status)) => started?,
+        _ = end.received() => {
+            tracing::info!("told to stop before everything had started");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    notifier.ready(&node.saying);
+    let destroys = end.received().await == SignalKind::terminate();
+    notifier.stopping();
+    if destroys {
+        tracing::info!("stopping: the sessions of this host end, which a second signal cuts short");
+    } else {
+        tracing::info!("stopping: sessions go on and are found again at the next start");
+    }
+    tokio::select! {
+        () = node.stop(destroys) => Ok(ExitCode::SUCCESS),
+        signal = end.received() => {
+            tracing::warn!("stopped at once; what was not ended is taken up at the next start");
+            Ok(End::cut_short(signal))
+        }
+    }
+}
