@@ -24,7 +24,7 @@ use crate::host::Host;
 use crate::kernel::files::Tree;
 use crate::kernel::registry::{Kernel, Life};
 use crate::kernel::run::NotStarted;
-use crate::kernel::{lifecycle, logs};
+use crate::kernel::{lifecycle, logs, window};
 use crate::tasks::blocking;
 
 /// For work on files; a disk that takes longer is broken.
@@ -150,6 +150,14 @@ impl AgentRpc for Agent {
         let run = request
             .run_id
             .unwrap_or_else(|| RunId::generate(self.host.random.as_ref(), 32));
+        if request.mode == ExecuteMode::Query
+            && let Some(command) = window::Command::parse(&request.code)
+        {
+            if let window::Command::Resize(size) = command {
+                life.window.send_replace(Some(size));
+            }
+            return Ok(Some(command.reply(run)));
+        }
         let started = match request.mode {
             ExecuteMode::Query => life.runs.start(&run, vec![Request::Code(request.code)]),
             ExecuteMode::Batch => life.runs.start(&run, steps(request.batch)),

@@ -4,6 +4,8 @@
 mod batch;
 mod container;
 mod control;
+mod descriptors;
+mod door;
 mod event;
 mod lang;
 mod languages;
@@ -17,6 +19,7 @@ mod serve;
 mod session;
 mod stdin;
 mod strays;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -60,6 +60,9 @@ pub(crate) struct KernelState {
     pub runtime_path: Option<String>,
     pub slots: ResourceSlot,
     pub grant: Grant,
+    /// Ports of the terminal's input and output; a kernel of an earlier version has none.
+    #[serde(default)]
+    pub terminal_ports: Option<(u16, u16)>,
     /// Ports of services; their host ports are among those of the grant.
     pub service_ports: Vec<ServicePort>,
     /// Seconds; 0 means never.
@@ -132,15 +135,27 @@ impl KernelState {
         }
     }
 
-    /// What the manager is told. There are no terminals yet, hence no ports for them.
-    pub fn created(&self) -> KernelCreated {
+    /// Takes ports in the order in which they are asked for: the runner's two, the terminal's two, one for each service.
+    pub fn set_ports(&mut self, ports: Vec<u16>) {
+        if let [_, _, input, output, services @ ..] = ports.as_slice() {
+            self.terminal_ports = Some((*input, *output));
+            for (service, port) in self.service_ports.iter_mut().zip(services) {
+                service.host_port = *port;
+            }
+        }
+        self.grant.ports = ports;
+    }
+
+    /// What the manager is told; it reaches the kernel's ports at `kernel_host`.
+    pub fn created(&self, kernel_host: Option<&str>) -> KernelCreated {
+        let (stdin_port, stdout_port) = self.terminal_ports.unwrap_or_default();
         let port = |position: usize| self.grant.ports.get(position).copied().unwrap_or(0);
         KernelCreated {
-            kernel_host: None,
+            kernel_host: kernel_host.map(str::to_owned),
             repl_in_port: port(0),
             repl_out_port: port(1),
-            stdin_port: 0,
-            stdout_port: 0,
+            stdin_port,
+            stdout_port,
             service_ports: self.service_ports.clone(),
             container_id: self.container_id.clone().unwrap_or_default(),
         }
