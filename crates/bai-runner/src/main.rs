@@ -16,6 +16,7 @@ mod query;
 mod sandbox;
 mod scratch;
 mod serve;
+mod service;
 mod session;
 mod stdin;
 mod strays;

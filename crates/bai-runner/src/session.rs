@@ -2,7 +2,8 @@
 //! 6.3, 6.4).
 //!
 //! Threads: one accepts agents, one hears the present agent, one writes records to it, one runs the steps in order,
-//! one passes on what background processes print, one gives out descriptors (`crate::descriptors`).
+//! one passes on what background processes print, one gives out descriptors
+//! (`crate::descriptors`), one for each service stays with it (`crate::service`).
 //! Invariants: steps run strictly one at a time; the thread that hears the agent never waits for anything else, so that
 //! input and interrupts always arrive; no request, however malformed, ends the session; records that no agent has read
 //! wait in [`Outbox`] for the next one.
@@ -25,6 +26,7 @@ use crate::door::Door;
 use crate::lang::Runtime;
 use crate::outbox::Outbox;
 use crate::query::Query;
+use crate::service::Services;
 use crate::strays::Strays;
 use crate::terminal::Terminal;
 
@@ -60,6 +62,7 @@ fn try_serve(door: Door, runtime: Runtime) -> io::Result<()> {
     let (wake, waker) = io::pipe()?;
     let terminal = Terminal::new(runtime.clone());
     thread::Builder::new().spawn(move || descriptors::serve(&door.descriptors, terminal))?;
+    let services = Services::new(runtime.clone(), outbox.clone());
     let worker = Worker::new(runtime, &outbox, &control, &Strays::start()?);
     thread::Builder::new().spawn(move || worker.work(&queue, wake))?;
     let writer = outbox.clone();
@@ -67,6 +70,7 @@ fn try_serve(door: Door, runtime: Runtime) -> io::Result<()> {
     let session = Session {
         outbox: outbox.clone(),
         control,
+        services,
         steps,
         waker: Arc::new(waker),
         started: Instant::now(),
@@ -95,6 +99,7 @@ fn try_serve(door: Door, runtime: Runtime) -> io::Result<()> {
 struct Session {
     outbox: Outbox,
     control: Control,
+    services: Services,
     steps: mpsc::SyncSender<Step>,
     /// One byte for each step.
     waker: Arc<PipeWriter>,
@@ -134,10 +139,7 @@ impl Session {
             }
             Request::Interrupt => return self.control.interrupt(),
             Request::Status => return self.outbox.answer(&Record::Status(self.status())),
-            Request::StartService(_) => {
-                let answer = r#"{"status": "failed", "error": "unsupported service"}"#;
-                return self.outbox.answer(&Record::ServiceResult(answer.to_owned()));
-            }
+            Request::StartService(json) => return self.services.start(&json),
             Request::Unknown(_) => return,
         };
         if let Err(mpsc::TrySendError::Full(step)) = self.steps.try_send(step) {

@@ -68,7 +68,8 @@ impl Terminal {
     }
 }
 
-fn login_shell(runtime: &Runtime) -> Command {
+/// The shell that people get, in its login form.
+pub fn login_shell(runtime: &Runtime) -> Command {
     let named = runtime.environ.get("SHELL").filter(|shell| *shell != "/bin/sh");
     let shell = named
         .map(String::as_str)
@@ -115,6 +116,11 @@ impl Shell {
         command.stderr(std::process::Stdio::null());
         let master = OwnedFd::from(master);
         Ok(Self { child, master })
+    }
+
+    /// The controlling side.
+    pub fn master(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
     }
 
     /// Whether the program has ended, or has left its terminal, which comes to the same.

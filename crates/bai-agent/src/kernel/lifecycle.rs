@@ -104,6 +104,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         environ: plan::environ(&config, &labels, grant.share.cpu.len()),
         grant,
         terminal_ports: None,
+        service_commands: plan::service_commands(&labels),
         service_ports: services,
         idle_timeout: config.idle_timeout,
         folders,

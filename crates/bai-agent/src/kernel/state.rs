@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use bai_model::{KernelId, ResourceSlot, RunId};
 use bai_proto::agent::{KernelCreated, ServicePort};
+use bai_proto::runner::ServiceRequest;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::files::Tree;
 use crate::resource::Grant;
@@ -65,6 +67,9 @@ pub(crate) struct KernelState {
     pub terminal_ports: Option<(u16, u16)>,
     /// Ports of services; their host ports are among those of the grant.
     pub service_ports: Vec<ServicePort>,
+    /// Shell commands of services that are not known by their names.
+    #[serde(default)]
+    pub service_commands: BTreeMap<String, String>,
     /// Seconds; 0 means never.
     pub idle_timeout: u64,
     pub environ: BTreeMap<String, String>,
@@ -144,6 +149,21 @@ impl KernelState {
             }
         }
         self.grant.ports = ports;
+    }
+
+    /// What the runner is told to start a service; `None` if the kernel does not have it. A caller may name a command: the
+    /// session is its own.
+    pub fn service_request(&self, name: &str, options: Value) -> Option<ServiceRequest> {
+        let port = self.service_ports.iter().find(|port| port.name == name)?;
+        let given = options.get("command").and_then(Value::as_str);
+        let command = given.or(self.service_commands.get(name).map(String::as_str));
+        Some(ServiceRequest {
+            name: port.name.clone(),
+            port: port.container_port,
+            protocol: port.protocol.clone(),
+            command: command.map(str::to_owned),
+            options,
+        })
     }
 
     /// What the manager is told; it reaches the kernel's ports at `kernel_host`.

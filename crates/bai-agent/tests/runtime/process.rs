@@ -321,3 +321,11 @@ async fn services_are_reached_by_their_ports() {
     };
     reach::ports(dir.path(), runtime, images, &image).await;
 }
+
+#[tokio::test]
+async fn services_start_and_are_watched() {
+    let Some((dir, runtime, images, image)) = whole("python", "/usr/bin/python3") else {
+        return;
+    };
+    reach::services(dir.path(), runtime, images, &image).await;
+}

@@ -2,7 +2,7 @@
 
 use bai_agent::Images;
 use bai_agent::runtime::Runtime;
-use bai_proto::agent::AgentRpc;
+use bai_proto::agent::{AgentRpc, ServiceStart};
 use bai_proto::event::AgentImage;
 use bytes::Bytes;
 use std::path::Path;
@@ -142,4 +142,109 @@ pub async fn ports(dir: &Path, runtime: Arc<dyn Runtime>, images: Images, image:
     assert_eq!(received, b"dc");
     site.clock.advance(61);
     assert_eq!(site.terminated().await, (id, "idle-timeout".to_owned()));
+}
+
+/// Services start, run, die, start again, or say why they do not; a session that has a slow one goes on.
+pub async fn services(dir: &Path, runtime: Arc<dyn Runtime>, images: Images, image: &AgentImage) {
+    let site = Site::start(dir, runtime, images).await;
+    let id = new_id();
+    let mut wanted = config(image);
+    let mut label = |name: &str, value: &str| wanted.image.labels.insert(name.to_owned(), value.to_owned());
+    label(
+        "ai.backend.service-ports",
+        "web:http:8000,broken:http:8001,hangs:tcp:8002,unknown:tcp:8003,shell:pty:3000",
+    );
+    label(
+        "bai.service.web",
+        r#"echo here it is; exec "$PYTHON" -m http.server --bind 127.0.0.1 "$PORT""#,
+    );
+    label("bai.service.broken", "echo no such thing >&2; exit 7");
+    label("bai.service.hangs", "exec sleep 1000");
+    let created = soon(site.agent.create_kernel(id, wanted))
+        .await
+        .expect("a kernel");
+    let port = |name: &str| {
+        let port = created.service_ports.iter().find(|port| port.name == name);
+        port.expect("declared").host_port
+    };
+    let start = async |name: &str| {
+        let started = site
+            .agent
+            .start_service(id, name.to_owned(), serde_json::json!({}));
+        soon(started).await.expect("answered")
+    };
+    let failed = |why: &str| ServiceStart::Failed(why.to_owned());
+
+    // One that does not get ready holds up neither other services nor runs.
+    let hangs = start("hangs");
+    tokio::pin!(hangs);
+    let others = async {
+        assert_eq!(start("web").await, ServiceStart::Started);
+        assert_eq!(start("web").await, ServiceStart::Running);
+        assert_eq!(printed(&site.query(id, "print(1 + 1)").await).trim(), "2");
+    };
+    tokio::select! {
+        started = &mut hangs => panic!("{started:?}"),
+        () = others => {}
+    }
+    site.query(id, "open('page.txt', 'w').write('hello')").await;
+    assert!(get(&site, port("web"), "/page.txt").await.ends_with("hello"));
+    let log = site.agent.get_logs(id).await.expect("a log");
+    assert!(log.contains("here it is"), "{log}");
+
+    assert_eq!(
+        start("broken").await,
+        failed("it ended (exit status: 7) before it listened on port 8001; it said: no such thing")
+    );
+    let ServiceStart::Failed(why) = start("unknown").await else {
+        panic!("there is no such program")
+    };
+    assert!(why.starts_with("unsupported service"), "{why}");
+    assert_eq!(start("nothing").await, failed("invalid service name"));
+
+    // What the user has started is a service, too.
+    site.query(
+        id,
+        "import socket; mine = socket.create_server(('127.0.0.1', 8003))",
+    )
+    .await;
+    assert_eq!(start("unknown").await, ServiceStart::Running);
+
+    // One that died is started again when somebody wants it.
+    let kill = "import os, signal\n\
+        for pid in filter(str.isdigit, os.listdir('/proc')):\n\
+        \x20   try: line = open(f'/proc/{pid}/cmdline').read()\n\
+        \x20   except OSError: continue\n\
+        \x20   if 'http.server' in line: os.kill(int(pid), signal.SIGKILL)\n";
+    assert_eq!(printed(&site.query(id, kill).await), "");
+    soon(async { while start("web").await == ServiceStart::Running {} }).await;
+    assert!(get(&site, port("web"), "/page.txt").await.ends_with("hello"));
+
+    // A terminal for each connection.
+    assert_eq!(start("shell").await, ServiceStart::Started);
+    let mut shell = site.connect(port("shell")).await;
+    shell
+        .write_all(b"echo shell-$((6*7)); exit\n")
+        .await
+        .expect("sent");
+    let mut said = Vec::new();
+    soon(shell.read_to_end(&mut said))
+        .await
+        .expect("it ends with its program");
+    assert!(String::from_utf8_lossy(&said).contains("shell-42"));
+
+    let ServiceStart::Failed(why) = hangs.await else {
+        panic!("it cannot have started")
+    };
+    assert_eq!(why, "it did not listen on port 8002 within 25 s");
+    site.agent.destroy_kernel(id).await.expect("destroyed");
+}
+
+async fn get(site: &Site, port: u16, path: &str) -> String {
+    let mut stream = site.connect(port).await;
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.expect("answered");
+    String::from_utf8_lossy(&answer).into_owned()
 }
