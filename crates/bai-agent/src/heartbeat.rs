@@ -21,8 +21,6 @@ pub struct Identity {
     /// Where its calls are taken.
     pub addr: String,
     pub region: String,
-    /// Where its kernels' ports are, if not where its calls are taken.
-    pub kernel_host: Option<String>,
 }
 
 impl Identity {
@@ -31,7 +29,6 @@ impl Identity {
         Self {
             addr: format!("inproc://{id}"),
             region: "local".to_owned(),
-            kernel_host: None,
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::resource::accelerator::Given;
 
 /// Inside a container the runner listens here; services may not.
 const REPL_PORTS: [u16; 2] = [2000, 2001];
+/// Before a service's name, the label with a shell command that runs it.
+const SERVICE_LABEL: &str = "bai.service.";
 /// Ports below need privileges.
 const LAST_PRIVILEGED_PORT: u16 = 1024;
 
@@ -72,6 +74,14 @@ pub(crate) fn services(labels: &BTreeMap<String, String>) -> Result<Vec<ServiceP
         })
     };
     entries.map(service).collect()
+}
+
+/// The commands of services that the image names (`bai.service.<name>`).
+pub(crate) fn service_commands(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let named = |(label, command): (&String, &String)| {
+        Some((label.strip_prefix(SERVICE_LABEL)?.to_owned(), command.clone()))
+    };
+    labels.iter().filter_map(named).collect()
 }
 
 /// The kernel's variables: those asked for, the number of cores where the image wants it told (6.10), and its devices.

@@ -7,4 +7,6 @@
 mod conform;
 mod docker;
 mod process;
+mod reach;
 mod rootfs;
+mod site;

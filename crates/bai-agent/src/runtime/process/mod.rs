@@ -16,19 +16,21 @@ mod record;
 mod stats;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bai_model::KernelId;
+use bai_proto::descriptor::Descriptor;
 use bai_proto::sandbox::{Bind, Limits, Network, Refusal, SandboxReport, SandboxSpec};
 use tokio::net::UnixStream;
 
 use self::cgroup::{Cgroups, Groups, Wanted};
 use self::handle::{Ending, Handle};
 use self::record::Record;
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, owner, socket};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, descriptor, owner, socket};
 
 /// After this long a process that was killed is stuck in the kernel, typically on a dead network file system.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
@@ -308,6 +310,10 @@ impl Runtime for ProcessRuntime {
 
     async fn connect(&self, spec: &KernelSpec) -> Result<Box<dyn RunnerStream>, RuntimeError> {
         Ok(Box::new(socket::connect(&run_dir(spec)).await?))
+    }
+
+    async fn descriptor(&self, spec: &KernelSpec, wanted: Descriptor) -> std::io::Result<OwnedFd> {
+        descriptor::obtain(run_dir(spec), wanted).await
     }
 
     async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String {
