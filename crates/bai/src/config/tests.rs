@@ -125,7 +125,7 @@ fn all_mistakes_are_told_at_once_with_the_variable_that_made_them() {
 #[test]
 fn a_file_that_is_not_there_or_no_toml_is_told_so() {
     let environment: Environment = [("HOME".to_owned(), "/nowhere".to_owned())].into_iter().collect();
-    let missing = load(Some(Path::new("/nowhere/manager.toml")), &environment);
+    let missing = load::<ManagerConfig>(Some(Path::new("/nowhere/manager.toml")), &environment);
     let text = missing.expect_err("no such file").to_string();
     assert!(
         text.starts_with("/nowhere/manager.toml: cannot be read: "),
