@@ -36,6 +36,8 @@ enum Command {
     Gateway(cmd::gateway::Args),
     /// Run sessions of a site on this host, as its agent.toml says
     Agent(cmd::agent::Args),
+    /// Let administrators start and stop the agent of this host from afar
+    Watcher(cmd::watcher::Args),
     /// Print the settings that point clients at the server of this machine
     Env(cmd::env::Args),
     /// Look at and change what a server is configured with: images, aliases, registries
@@ -62,6 +64,9 @@ pub fn main() -> ExitCode {
     if let Command::Agent(args) = cli.command {
         return ended(cmd::agent::run(&args, cli.verbose));
     }
+    if let Command::Watcher(args) = cli.command {
+        return ended(cmd::watcher::run(&args, cli.verbose));
+    }
     start_logging(cli.verbose, matches!(cli.command, Command::Up(_)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -74,7 +79,9 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => cmd::run::run(*args).await,
             Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
-            Command::Gateway(_) | Command::Agent(_) => unreachable!("they have runtimes of their own"),
+            Command::Gateway(_) | Command::Agent(_) | Command::Watcher(_) => {
+                unreachable!("they have runtimes of their own")
+            }
             Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
             Command::Etcd(args) => cmd::etcd::run(args).await,
             Command::Schema(args) => cmd::schema::run(args).await,

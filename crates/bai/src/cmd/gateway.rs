@@ -118,10 +118,13 @@ fn prepare(loaded: &Loaded) -> Result<Prepared> {
         .map(|path| PidFile::write(path, "manager"))
         .transpose()?;
     let certificate = match (&manager.ssl_cert, &manager.ssl_privkey) {
-        (Some(chain), Some(key)) if manager.ssl_enabled => Some(Certificate::read(chain, key)?),
+        (Some(chain), Some(key)) if manager.ssl_enabled => Some(Certificate::read(
+            (chain, "manager.ssl-cert"),
+            (key, "manager.ssl-privkey"),
+        )?),
         _ => None,
     };
-    let listener = listen::bind(&manager.service_addr)?;
+    let listener = listen::bind(&manager.service_addr, "manager.service-addr")?;
     let log = loaded.config.logging.file.as_ref();
     let folders = [
         log.map(|file| (&file.path, 0o755, "logging.file.path")),

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod run;
 pub mod schema;
 pub mod up;
+pub mod watcher;
 
 use std::path::PathBuf;
 

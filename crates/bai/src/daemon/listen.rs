@@ -16,8 +16,8 @@ const BACKLOG: i32 = 1024;
 ///
 /// # Errors
 /// With the setting that names the address.
-pub fn bind(address: &HostPort) -> Result<TcpListener> {
-    let context = || format!("cannot listen on {address} (manager.service-addr)");
+pub fn bind(address: &HostPort, setting: &str) -> Result<TcpListener> {
+    let context = || format!("cannot listen on {address} ({setting})");
     let resolved = (address.host.as_str(), address.port).to_socket_addrs();
     let resolved = resolved.with_context(context)?.next();
     let resolved = resolved

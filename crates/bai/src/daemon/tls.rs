@@ -1,4 +1,4 @@
-//! TLS for the API (`manager.ssl-cert`, `manager.ssl-privkey`): read at the start, and again on SIGHUP.
+//! TLS for servers of HTTP (`manager.ssl-cert`, `watcher.ssl-cert` and their keys): read at the start, and again on SIGHUP.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,26 +11,30 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+/// A file, and the setting that names it.
+type Named = (PathBuf, &'static str);
+
 /// The certificate that is shown, and the files that it comes from.
 #[derive(Debug)]
 pub struct Certificate {
-    chain: PathBuf,
-    key: PathBuf,
+    chain: Named,
+    key: Named,
     provider: Arc<CryptoProvider>,
     current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl Certificate {
-    /// Reads both files.
+    /// Reads both files; the settings that name them are for messages.
     ///
     /// # Errors
     /// For files that cannot be read, hold no such thing, or do not belong together.
-    pub fn read(chain: &Path, key: &Path) -> Result<Arc<Self>> {
+    pub fn read(chain: (&Path, &'static str), key: (&Path, &'static str)) -> Result<Arc<Self>> {
+        let (chain, key) = ((chain.0.to_owned(), chain.1), (key.0.to_owned(), key.1));
         let provider = Arc::new(ring::default_provider());
-        let current = certified(chain, key, &provider)?;
+        let current = certified(&chain, &key, &provider)?;
         Ok(Arc::new(Self {
-            chain: chain.to_owned(),
-            key: key.to_owned(),
+            chain,
+            key,
             provider,
             current: RwLock::new(Arc::new(current)),
         }))
@@ -68,21 +72,22 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-fn certified(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey> {
-    let unusable = || format!("cannot use {} (manager.ssl-cert)", chain.display());
+fn certified(
+    (chain, chain_setting): &Named,
+    (key, key_setting): &Named,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey> {
+    let unusable = || format!("cannot use {} ({chain_setting})", chain.display());
     let read = CertificateDer::pem_file_iter(chain).with_context(unusable)?;
     let certificates: Vec<_> = read.collect::<Result<_, _>>().with_context(unusable)?;
     if certificates.is_empty() {
-        bail!(
-            "{} holds no certificate in PEM (manager.ssl-cert)",
-            chain.display()
-        );
+        bail!("{} holds no certificate in PEM ({chain_setting})", chain.display());
     }
-    let unusable = || format!("cannot use {} (manager.ssl-privkey)", key.display());
+    let unusable = || format!("cannot use {} ({key_setting})", key.display());
     let key_read = PrivateKeyDer::from_pem_file(key).with_context(unusable)?;
     CertifiedKey::from_der(certificates, key_read, provider).with_context(|| {
         format!(
-            "{} (manager.ssl-privkey) is not the key of the first certificate in {} (manager.ssl-cert)",
+            "{} ({key_setting}) is not the key of the first certificate in {} ({chain_setting})",
             key.display(),
             chain.display()
         )

@@ -1,0 +1,363 @@
+//! The agent on etcd and Redis, with a manager that the test plays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bai::system::{SystemClock, SystemRandom};
+use bai_backplane::config::Config;
+use bai_backplane::{broker, kv};
+use bai_model::{AgentId, KernelId, ResourceSlot, RunId};
+use bai_proto::agent::{
+    AgentRpc, BatchOptions, ConsoleItem, ExecuteMode, ExecuteRequest, ImageConfig, KernelConfig, RunStatus,
+};
+use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverOptions};
+use bai_proto::msgpack;
+use bai_proto::rpc::{AgentOptions, ZmqAgent};
+use bai_testkit::services::{Etcd, Redis};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{PATIENCE, Place};
+
+const ID: &str = "i-tested";
+
+/// A manager: it registers, takes events and calls.
+struct Peer {
+    address: String,
+    events: mpsc::Receiver<Received>,
+    _stop: DropGuard,
+}
+
+impl Peer {
+    async fn start() -> Self {
+        let receiver = EventReceiver::bind(([127, 0, 0, 1], 0).into(), ReceiverOptions::default()).await;
+        let receiver = receiver.unwrap();
+        let address = receiver.local_addr().unwrap().to_string();
+        let (sender, events) = mpsc::channel(1000);
+        let stop = CancellationToken::new();
+        tokio::spawn(receiver.run(sender, stop.clone()));
+        Self {
+            address,
+            events,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    async fn register(&self, site: &Config) {
+        site.put("nodes/manager/event_addr", &self.address).await.unwrap();
+        site.put("nodes/manager", "i-manager").await.unwrap();
+    }
+
+    async fn event(&mut self) -> AgentEvent {
+        let received = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+        let received = received.expect("an event in time").unwrap();
+        assert_eq!(received.agent.as_str(), ID);
+        received.event
+    }
+
+    /// The next event that is no heartbeat.
+    async fn news(&mut self) -> AgentEvent {
+        loop {
+            match self.event().await {
+                AgentEvent::InstanceHeartbeat(_) => {}
+                event => return event,
+            }
+        }
+    }
+
+    async fn heartbeat(&mut self) -> AgentInfo {
+        loop {
+            if let AgentEvent::InstanceHeartbeat(info) = self.event().await {
+                return info;
+            }
+        }
+    }
+
+    /// The next end of a kernel, with its reason.
+    async fn end(&mut self) -> (KernelId, String) {
+        loop {
+            if let AgentEvent::KernelTerminated { kernel, reason, .. } = self.news().await {
+                return (kernel, reason);
+            }
+        }
+    }
+}
+
+fn connect(place: &Place) -> ZmqAgent {
+    let options = AgentOptions {
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        tls: None,
+    };
+    ZmqAgent::connect(place.endpoint().parse().unwrap(), options)
+}
+
+fn shell(info: &AgentInfo, more: &[(&str, i64)]) -> KernelConfig {
+    let image = info
+        .images
+        .iter()
+        .find(|image| image.aliases.iter().any(|alias| alias == "shell"));
+    let image = image.expect("every host has a shell");
+    let slots = [("cpu", 1), ("mem", 64 << 20)]
+        .into_iter()
+        .chain(more.iter().copied());
+    KernelConfig {
+        image: ImageConfig {
+            canonical: image.canonical.clone(),
+            digest: image.digest.clone(),
+            labels: image.labels.clone(),
+            ..ImageConfig::default()
+        },
+        resource_slots: slots
+            .map(|(slot, amount)| (slot, amount.into()))
+            .collect::<ResourceSlot>(),
+        idle_timeout: 3600,
+        mounts: Vec::new(),
+        environ: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
+    }
+}
+
+async fn run(agent: &ZmqAgent, kernel: KernelId, run: &str, code: &str) -> String {
+    let mut said = String::new();
+    let mut mode = ExecuteMode::Query;
+    loop {
+        let request = ExecuteRequest {
+            run_id: Some(RunId(run.to_owned())),
+            mode,
+            code: code.to_owned(),
+            batch: BatchOptions::default(),
+            flush_timeout: Some(Duration::from_secs(2)),
+        };
+        let reply = agent.execute(kernel, request).await.unwrap().expect("a kernel");
+        for item in reply.console {
+            match item {
+                ConsoleItem::Stdout(text) | ConsoleItem::Stderr(text) => said.push_str(&text),
+                _ => {}
+            }
+        }
+        if reply.status == RunStatus::Finished {
+            return said;
+        }
+        mode = ExecuteMode::Continue;
+    }
+}
+
+struct Bed {
+    site: Config,
+    broker: Arc<dyn broker::Broker>,
+    redis: Redis,
+    etcd: Etcd,
+}
+
+impl Bed {
+    async fn new() -> Option<Self> {
+        let services = Etcd::start().and_then(|etcd| Ok((etcd, Redis::start()?)));
+        let (etcd, redis) = match services {
+            Ok(services) => services,
+            Err(missing) => {
+                println!("SKIPPED: the agent daemon, because {missing}");
+                return None;
+            }
+        };
+        let clock = Arc::new(SystemClock);
+        let store = kv::open(&format!("etcd://{}", etcd.address()), clock.clone())
+            .await
+            .unwrap();
+        let site = Config::new(store, "local");
+        site.put("config/redis/addr", &redis.address()).await.unwrap();
+        let broker = broker::open(&format!("redis://{}", redis.address()), clock)
+            .await
+            .unwrap();
+        Some(Self {
+            site,
+            broker,
+            redis,
+            etcd,
+        })
+    }
+
+    fn place(&self, own: &str) -> Place {
+        Place::new(&self.etcd.address(), "local", ID, own)
+    }
+
+    /// What is published under a key, when it is there.
+    async fn published(&self, key: &str) -> Option<Value> {
+        let bytes = self.broker.get(key).await.ok()??;
+        let decoded = msgpack::decode(&bytes).unwrap();
+        Some(msgpack::to_json(&decoded).unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_joins_works_and_leaves() {
+    let Some(bed) = Bed::new().await else { return };
+    let place = bed.place("mock-devices = 2\nmock-shares = 1");
+    let mut agent = place.start();
+    // Without a manager it waits.
+    let status = format!("nodes/agents/{ID}/host");
+    agent
+        .until("the claim", async || {
+            bed.site.get(&status).await.unwrap().is_some()
+        })
+        .await;
+    let mut peer = Peer::start().await;
+    peer.register(&bed.site).await;
+
+    let AgentEvent::InstanceHeartbeat(info) = peer.event().await else {
+        panic!("the heartbeat comes first")
+    };
+    assert_eq!(info.addr, place.endpoint());
+    assert_eq!(info.available_slots.amount("mock.device"), 2.into());
+    assert_eq!(info.compute_plugins["cpu"]["os_type"], "Linux");
+    assert!(!info.installed.is_empty(), "what 19.06 managers call images");
+    assert_eq!(
+        peer.news().await,
+        AgentEvent::InstanceStarted {
+            agent: AgentId(ID.to_owned())
+        }
+    );
+    let own = |key: &str| format!("/sorna/local/nodes/agents/{ID}/{key}");
+    let kept = async |key: &str| bed.site.kv().get(&own(key)).await.unwrap().map(|kept| kept.value);
+    assert_eq!(kept("").await.as_deref(), Some("running"));
+    assert_eq!(kept("ip").await.as_deref(), Some("127.0.0.1"));
+
+    let rpc = connect(&place);
+    let kernel = KernelId(uuid::Uuid::from_u128(1));
+    let config = shell(&info, &[("mock.device", 1), ("cuda.device", 0)]);
+    let created = rpc.create_kernel(kernel, config).await.unwrap();
+    assert_eq!(created.kernel_host.as_deref(), Some("127.0.0.1"));
+    assert_eq!(peer.news().await, AgentEvent::KernelPreparing { kernel });
+    assert_eq!(peer.news().await, AgentEvent::KernelCreating { kernel });
+    assert_eq!(peer.news().await, AgentEvent::KernelStarted { kernel });
+    assert_eq!(
+        run(
+            &rpc,
+            kernel,
+            "one",
+            "echo $GREETING $((6*7)) $MOCK_VISIBLE_DEVICES; x=kept"
+        )
+        .await,
+        "hello 42 0\n"
+    );
+    let resource =
+        std::fs::read_to_string(place.path(&format!("scratch/{kernel}/config/resource.txt"))).unwrap();
+    assert!(resource.contains("MOCK.DEVICE_SHARES=0:1\n"), "{resource}");
+
+    // Statistics of the host and of the kernel, as GraphQL reads them.
+    let id = kernel.to_string();
+    agent
+        .until("the kernel's statistics", async || {
+            bed.published(&id).await.is_some()
+        })
+        .await;
+    let is_whole = |stats: Value| stats["node"]["cpu_util"]["pct"].is_string();
+    agent
+        .until("the host's statistics", async || {
+            bed.published(ID).await.is_some_and(is_whole)
+        })
+        .await;
+    let host = bed.published(ID).await.unwrap();
+    assert!(host["node"]["mem"]["current"].is_string(), "{host}");
+
+    // It goes without Redis, and etcd, and the manager; then everything is there again.
+    bed.redis.kill();
+    bed.etcd.kill();
+    assert_eq!(run(&rpc, kernel, "two", "echo $x").await, "kept\n");
+    peer.heartbeat().await;
+    bed.redis.start_again();
+    bed.etcd.start_again();
+    agent
+        .until("statistics again", async || bed.published(&id).await.is_some())
+        .await;
+
+    // Told to leave the sessions alone, it does, and its successor finds them.
+    agent.signal("-INT");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    let left = AgentEvent::InstanceTerminated {
+        agent: AgentId(ID.to_owned()),
+        reason: "shutdown".to_owned(),
+    };
+    assert_eq!(peer.news().await, left);
+    let mut agent = place.start();
+    assert!(matches!(peer.event().await, AgentEvent::InstanceHeartbeat(_)));
+    assert_eq!(
+        peer.news().await,
+        AgentEvent::InstanceStarted {
+            agent: AgentId(ID.to_owned())
+        }
+    );
+    assert_eq!(rpc.list_kernels().await.unwrap(), [kernel]);
+    assert_eq!(run(&rpc, kernel, "three", "echo $x").await, "kept\n");
+
+    // Another manager's address is followed.
+    let mut other = Peer::start().await;
+    other.register(&bed.site).await;
+    other.heartbeat().await;
+
+    // A session that is ended has its statistics in the reply, and in Redis before its end is told.
+    let second = KernelId(uuid::Uuid::from_u128(2));
+    let refused = rpc
+        .create_kernel(second, shell(&info, &[("mock.device", 2)]))
+        .await
+        .unwrap_err();
+    assert!(
+        refused.repr().starts_with("InsufficientResource("),
+        "{}",
+        refused.repr()
+    );
+    rpc.create_kernel(second, shell(&info, &[])).await.unwrap();
+    agent
+        .until("the second's statistics", async || {
+            bed.published(&second.to_string()).await.is_some()
+        })
+        .await;
+    let stats = rpc.destroy_kernel(second).await.unwrap().expect("statistics");
+    assert_eq!(stats["version"], 2);
+    assert!(stats["io_scratch_size"]["stats.max"].is_string(), "{stats}");
+    assert_eq!(other.end().await, (second, "user-requested".to_owned()));
+    assert!(bed.published(&second.to_string()).await.is_some());
+
+    // And told to end the sessions, it does that first.
+    agent.signal("-TERM");
+    assert_eq!(other.end().await, (kernel, "agent-termination".to_owned()));
+    assert_eq!(other.news().await, left);
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    assert_eq!(place.processes(), [""; 0]);
+    assert_eq!(bed.site.get(&status).await.unwrap(), None, "the id is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_cannot_call() {
+    let Some(bed) = Bed::new().await else { return };
+    let place = bed.place("allow-managers = ['10.1.2.0/24']");
+    let mut peer = Peer::start().await;
+    peer.register(&bed.site).await;
+    let mut agent = place.start();
+    peer.heartbeat().await;
+    let rpc = connect(&place);
+    assert!(rpc.list_kernels().await.is_err());
+    let log = place.path("log");
+    let is_refused = async || {
+        std::fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("not on the allow-list")
+    };
+    agent.until("the refusal", is_refused).await;
+}
+
+#[test]
+fn a_configuration_is_checked_and_dumped_without_services() {
+    let place = Place::new("127.0.0.1:1", "local", ID, "");
+    let checked = place.command(&["--check-config"]).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    let dumped = place.command(&["--dump-config"]).output().unwrap();
+    let text = String::from_utf8(dumped.stdout).unwrap();
+    assert!(text.contains("cpu-overcommit = 2"), "{text}");
+    std::fs::write(place.path("agent.toml"), "[etcd]\n[agent]\n[container]\n").unwrap();
+    let refused = place.command(&[]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(text.contains("etcd.namespace is missing"), "{text}");
+}

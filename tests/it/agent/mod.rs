@@ -1,0 +1,147 @@
+//! `bai agent` as operators run it: [`daemon`] with a manager that the tests play over ZeroMQ, [`original`] with the manager
+//! of 19.06.
+
+mod daemon;
+mod original;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::server::{bai, processes_of};
+
+/// How long any condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with an `agent.toml` for an agent whose sessions are processes.
+struct Place {
+    folder: TempDir,
+    port: u16,
+}
+
+impl Place {
+    /// `etcd` is `host:port`; `own` is put into `[bai]`.
+    fn new(etcd: &str, namespace: &str, id: &str, own: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = Self {
+            folder: TempDir::with_prefix("bai-agent-").unwrap(),
+            port: port.local_addr().unwrap().port(),
+        };
+        let folder = place.folder.path().display();
+        let text = format!(
+            "[etcd]\nnamespace = '{namespace}'\naddr = '{etcd}'\n\
+             [agent]\nid = '{id}'\nrpc-listen-addr = '127.0.0.1:{}'\n\
+             [container]\nsandbox-type = 'docker'\nscratch-type = 'hostdir'\nscratch-root = '{folder}/scratch'\n\
+             port-range = '31100-31199'\n\
+             [resource]\nreserved-cpu = 0\nreserved-mem = '64m'\n\
+             [bai]\nruntime = 'process'\ndata-dir = '{folder}/data'\n{own}\n",
+            place.port
+        );
+        fs::write(place.path("agent.toml"), text).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn endpoint(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.port)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(bai());
+        command
+            .arg("agent")
+            .arg("--config")
+            .arg(self.path("agent.toml"))
+            .args(arguments);
+        command
+    }
+
+    fn start(&self) -> Running {
+        let log = self.path("log");
+        let file = fs::File::options().create(true).append(true).open(&log).unwrap();
+        Running {
+            child: self.command(&[]).stderr(file).spawn().unwrap(),
+            log,
+        }
+    }
+
+    /// Processes of this place that live, the agent's own too.
+    fn processes(&self) -> Vec<String> {
+        processes_of(self.folder.path())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Sessions outlive their agent on purpose, so that a failed test could leave some.
+        let folder = self.folder.path().display().to_string();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&words).contains(&folder) {
+                _ = Command::new("kill").arg("-9").arg(entry.file_name()).status();
+            }
+        }
+    }
+}
+
+/// A running agent, killed when the test ends.
+struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for a condition while the agent lives.
+    async fn until(&mut self, what: &str, mut is_met: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_met().await {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the agent ended: {}", self.log());
+            assert!(Instant::now() < deadline, "{what} did not come: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the agent does not end: {}",
+                self.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
