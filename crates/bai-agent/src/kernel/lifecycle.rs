@@ -101,7 +101,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         runtime_type: label("ai.backend.runtime-type").unwrap_or_else(|| "python".to_owned()),
         runtime_path: label("ai.backend.runtime-path"),
         slots: config.resource_slots.clone(),
-        environ: plan::environ(&config, &labels, grant.share.cpu.len()),
+        environ: plan::environ(&config, &labels, grant.share.cpu.len(), host.runtime.uid()),
         grant,
         terminal_ports: None,
         service_commands: plan::service_commands(&labels),
@@ -286,7 +286,12 @@ pub(crate) async fn restart(
     let old = state.container_id.clone();
     state.generation += 1;
     state.phase = Phase::Restarting;
-    state.environ = plan::environ(&config, &config.image.labels, state.grant.share.cpu.len());
+    state.environ = plan::environ(
+        &config,
+        &config.image.labels,
+        state.grant.share.cpu.len(),
+        host.runtime.uid(),
+    );
     let (listeners, former_ports) = other_ports(host, &mut state).await?;
     let written = state.clone();
     let dir = scratch.clone();

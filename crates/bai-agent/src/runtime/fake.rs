@@ -261,6 +261,10 @@ impl Runtime for FakeRuntime {
         Some(json!({"cpu_used": metric(kernel.records_sent(), "msec"), "mem": metric(1 << 20, "bytes")}))
     }
 
+    fn uid(&self) -> u32 {
+        1000
+    }
+
     fn refusals(&self) -> Vec<Refusal> {
         Vec::new()
     }

@@ -108,6 +108,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError>;
     /// Current measurements in the form of `data-model.md` 19.1, or none.
     async fn stats(&self, spec: &KernelSpec, container_id: &str) -> Option<serde_json::Value>;
+    /// The user's id as a session sees it.
+    fn uid(&self) -> u32;
     /// Protections that this machine refuses, known after the first start (or a probe).
     fn refusals(&self) -> Vec<Refusal>;
 }

@@ -411,6 +411,10 @@ impl Runtime for DockerRuntime {
         Some(report::report(&sample, history, now, spec.memory))
     }
 
+    fn uid(&self) -> u32 {
+        self.user().uid
+    }
+
     fn refusals(&self) -> Vec<Refusal> {
         self.engine.lacks.clone()
     }
