@@ -102,7 +102,13 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         runtime_type: label("ai.backend.runtime-type").unwrap_or_else(|| "python".to_owned()),
         runtime_path: label("ai.backend.runtime-path"),
         slots: config.resource_slots.clone(),
-        environ: plan::environ(&config, &labels, grant.share.cpu.len(), &devices),
+        environ: plan::environ(
+            &config,
+            &labels,
+            grant.share.cpu.len(),
+            host.runtime.uid(),
+            &devices,
+        ),
         devices,
         grant,
         terminal_ports: None,
@@ -292,6 +298,7 @@ pub(crate) async fn restart(
         &config,
         &config.image.labels,
         state.grant.share.cpu.len(),
+        host.runtime.uid(),
         &state.devices,
     );
     let (listeners, former_ports) = other_ports(host, &mut state).await?;

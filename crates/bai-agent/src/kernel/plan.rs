@@ -84,17 +84,26 @@ pub(crate) fn service_commands(labels: &BTreeMap<String, String>) -> BTreeMap<St
     labels.iter().filter_map(named).collect()
 }
 
-/// The kernel's variables: those asked for, the number of cores where the image wants it told (6.10), and its devices.
+/// The kernel's variables: those asked for, and above them what the image wants to be told (6.10): the number of cores, the
+/// user's id; and what its devices want.
 pub(crate) fn environ(
     config: &KernelConfig,
     labels: &BTreeMap<String, String>,
     cores: usize,
+    uid: u32,
     devices: &Given,
 ) -> BTreeMap<String, String> {
     let mut environ = config.environ.clone();
     let names = labels.get("ai.backend.envs.corecount").map_or("", String::as_str);
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         environ.insert(name.to_owned(), cores.to_string());
+    }
+    let features = labels.get("ai.backend.features").map_or("", String::as_str);
+    if features
+        .split_ascii_whitespace()
+        .any(|feature| feature == "uid-match")
+    {
+        environ.insert("LOCAL_USER_ID".to_owned(), uid.to_string());
     }
     environ.extend(devices.environ.clone());
     environ

@@ -264,6 +264,10 @@ impl Runtime for FakeRuntime {
         })
     }
 
+    fn uid(&self) -> u32 {
+        1000
+    }
+
     fn refusals(&self) -> Vec<Refusal> {
         Vec::new()
     }

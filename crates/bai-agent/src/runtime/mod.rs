@@ -114,6 +114,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError>;
     /// What the kernel has used so far; none of one that does not run.
     async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample>;
+    /// The user's id as a session sees it.
+    fn uid(&self) -> u32;
     /// Protections that this machine refuses, known after the first start (or a probe).
     fn refusals(&self) -> Vec<Refusal>;
 }

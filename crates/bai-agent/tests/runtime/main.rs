@@ -10,3 +10,4 @@ mod process;
 mod reach;
 mod rootfs;
 mod site;
+mod whole;

@@ -11,7 +11,7 @@ use bai_agent::runtime::{KernelSpec, Runtime};
 use bai_model::KernelId;
 use bai_proto::event::AgentImage;
 
-use crate::{conform, reach};
+use crate::{conform, reach, whole};
 
 /// The runner, from `BAI_RUNNER` or from the target directory that this test was built into.
 fn runner() -> Option<PathBuf> {
@@ -288,7 +288,7 @@ async fn a_probe_says_what_this_machine_grants_and_leaves_nothing() {
 }
 
 /// What a whole agent needs, with an image of this host's programs.
-fn whole(
+fn prepared(
     runtime_type: &str,
     program: &str,
 ) -> Option<(tempfile::TempDir, Arc<ProcessRuntime>, Images, AgentImage)> {
@@ -311,8 +311,16 @@ fn whole(
 }
 
 #[tokio::test]
+async fn an_agent_does_what_managers_ask() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    whole::life(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
 async fn a_terminal_is_typed_into_and_outlives_the_agent() {
-    let Some((dir, runtime, images, image)) = whole("shell", "/bin/sh") else {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
         return;
     };
     reach::terminal(dir.path(), runtime, images, &image).await;
@@ -320,7 +328,7 @@ async fn a_terminal_is_typed_into_and_outlives_the_agent() {
 
 #[tokio::test]
 async fn services_are_reached_by_their_ports() {
-    let Some((dir, runtime, images, image)) = whole("python", "/usr/bin/python3") else {
+    let Some((dir, runtime, images, image)) = prepared("python", "/usr/bin/python3") else {
         return;
     };
     reach::ports(dir.path(), runtime, images, &image).await;
@@ -328,7 +336,7 @@ async fn services_are_reached_by_their_ports() {
 
 #[tokio::test]
 async fn services_start_and_are_watched() {
-    let Some((dir, runtime, images, image)) = whole("python", "/usr/bin/python3") else {
+    let Some((dir, runtime, images, image)) = prepared("python", "/usr/bin/python3") else {
         return;
     };
     reach::services(dir.path(), runtime, images, &image).await;

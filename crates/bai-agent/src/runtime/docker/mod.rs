@@ -396,6 +396,10 @@ impl Runtime for DockerRuntime {
         stats::measure(&self.engine, container_id, spec.scratch.join("work")).await
     }
 
+    fn uid(&self) -> u32 {
+        self.user().uid
+    }
+
     fn refusals(&self) -> Vec<Refusal> {
         self.engine.lacks.clone()
     }

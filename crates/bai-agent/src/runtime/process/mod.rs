@@ -37,6 +37,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// The exit code that the session's first process passes on for a runner that got SIGKILL.
 const KILLED: i32 = 128 + libc::SIGKILL;
 
+/// `work` in the user namespace of a session.
+const SESSION_UID: u32 = 1000;
+
 /// How the process runtime is to behave on this agent.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -346,6 +349,10 @@ impl Runtime for ProcessRuntime {
         let work = spec.scratch.join("work");
         let measured = tokio::task::spawn_blocking(move || stats::measure(pid, &groups, &work));
         measured.await.ok()
+    }
+
+    fn uid(&self) -> u32 {
+        SESSION_UID
     }
 
     fn refusals(&self) -> Vec<Refusal> {
