@@ -78,17 +78,17 @@ impl Batch {
         }
     }
 
-    /// Query mode by a file; `None` when the language has an interpreter that stays.
-    pub fn query_by_file(&self, code: &str) -> Option<i32> {
+    /// Query mode by a file; 127 when the language has no such way.
+    pub fn query_by_file(&self, code: &str) -> i32 {
         let Query::File {
             name,
             prefix,
             command,
         } = self.runtime.language.query
         else {
-            return None;
+            return 127;
         };
-        Some(match self.scratch.write(name, &format!("{prefix}{code}")) {
+        match self.scratch.write(name, &format!("{prefix}{code}")) {
             Ok(file) => {
                 let folder = quoted(&self.scratch.path().display().to_string());
                 let file = quoted(&file.display().to_string());
@@ -99,7 +99,7 @@ impl Batch {
                     .complain(&format!("the code cannot be written to a file: {error}\n"));
                 -1
             }
-        })
+        }
     }
 
     fn default_step(&self, command: Option<&str>) -> i32 {
@@ -150,7 +150,7 @@ impl Batch {
     fn follow(&self, process: &mut Process, stdin: &Mutex<Stdin>) -> io::Result<()> {
         let mut awaited = Awaited::default();
         while !process.has_ended() {
-            let seen = process.pump(None, Some(awaited.pause()))?;
+            let seen = process.pump(&[], Some(awaited.pause()))?;
             let lock = || stdin.lock().unwrap_or_else(PoisonError::into_inner);
             if awaited.begins(seen.output, lock) {
                 self.outbox.send(&Record::WaitingInput { is_password: None });

@@ -4,7 +4,8 @@
 mod batch;
 mod container;
 mod control;
-mod event;
+mod hook;
+mod jupyter;
 mod lang;
 mod languages;
 mod outbox;

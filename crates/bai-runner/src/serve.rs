@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
+use bai_proto::sandbox::Network;
+
 use crate::lang::Runtime;
 
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -29,7 +31,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         _ => Ok(()),
     };
     match removed.and_then(|()| UnixListener::bind(socket)) {
-        Ok(listener) => match u8::try_from(crate::session::serve(&listener, runtime)) {
+        Ok(listener) => match u8::try_from(crate::session::serve(&listener, runtime, Network::Host)) {
             Ok(code) => ExitCode::from(code),
             Err(_) => ExitCode::FAILURE,
         },
