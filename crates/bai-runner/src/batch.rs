@@ -6,11 +6,12 @@
 
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bai_proto::runner::Record;
 
+use crate::command;
 use crate::control::{Control, Run};
 use crate::lang::{Query, Runtime};
 use crate::outbox::Outbox;
@@ -118,18 +119,21 @@ impl Batch {
             Err(error) => {
                 self.outbox
                     .complain(&format!("the command could not be run: {error}\n"));
-                -1
+                match error.kind() {
+                    io::ErrorKind::NotFound => 127,
+                    _ => -1,
+                }
             }
         }
     }
 
     fn try_shell(&self, command: &str) -> io::Result<End> {
-        let mut shell = Command::new("/bin/sh");
-        shell
-            .args(["-c", command])
+        let mut command = command::of(command)?;
+        command
             .env_clear()
-            .envs(&self.runtime.environ);
-        let (mut process, stdin) = Process::spawn(shell.stdin(Stdio::piped()), self.outbox.clone())?;
+            .envs(&self.runtime.environ)
+            .stdin(Stdio::piped());
+        let (mut process, stdin) = Process::spawn(&mut command, self.outbox.clone())?;
         let followed = match stdin {
             Some(stdin) => Stdin::new(stdin).and_then(|stdin| {
                 let stdin = Arc::new(Mutex::new(stdin));

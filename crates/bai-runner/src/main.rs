@@ -2,6 +2,7 @@
 //! (for containers, which are sandboxes already), and [`session`] is what both then do.
 
 mod batch;
+mod command;
 mod container;
 mod control;
 mod hook;
