@@ -1,4 +1,5 @@
-//! `bai-runner container UID GID SOCKET RUNTIME-TYPE [RUNTIME-PATH]`: the first process of a container of any image.
+//! `bai-runner container UID GID SOCKET NETWORK RUNTIME-TYPE [RUNTIME-PATH]`: the first process of a container of any image.
+//! NETWORK is `own` or `host`.
 //!
 //! It is started as the container's root, with no more capabilities than becoming somebody else takes, opens the agent's
 //! socket in a folder that only root may enter, becomes the session's user for good, and serves.
@@ -15,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use bai_proto::sandbox::Network;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
@@ -23,7 +25,7 @@ use crate::door::Door;
 use crate::lang::Runtime;
 use crate::sandbox::init;
 
-const USAGE: &str = "usage: bai-runner container UID GID SOCKET RUNTIME-TYPE [RUNTIME-PATH]";
+const USAGE: &str = "usage: bai-runner container UID GID SOCKET own|host RUNTIME-TYPE [RUNTIME-PATH]";
 const NAME: &str = "work";
 const HOME: &str = "/home/work";
 
@@ -31,11 +33,16 @@ const HOME: &str = "/home/work";
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Option<Vec<String>> = arguments.map(|word| word.into_string().ok()).collect();
     let arguments = arguments.unwrap_or_default();
-    let [uid, gid, socket, runtime_type, path @ ..] = arguments.as_slice() else {
+    let [uid, gid, socket, network, runtime_type, path @ ..] = arguments.as_slice() else {
         return fail(USAGE);
     };
     let (Ok(uid), Ok(gid)) = (uid.parse::<u32>(), gid.parse::<u32>()) else {
         return fail(USAGE);
+    };
+    let network = match network.as_str() {
+        "own" => Network::Isolated,
+        "host" => Network::Host,
+        _ => return fail(USAGE),
     };
     let door = match open(Path::new(socket), uid, gid) {
         Ok(door) => door,
@@ -45,7 +52,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let runtime = Runtime::new(runtime_type, path.first().map(String::as_str), &environ);
-    match init::supervise(None, move || crate::session::serve(door, runtime)) {
+    match init::supervise(None, move || crate::session::serve(door, runtime, network)) {
         Ok(code) => u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from),
         Err(fatal) => fail(&fatal.0),
     }

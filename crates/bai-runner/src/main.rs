@@ -2,11 +2,13 @@
 //! (for containers, which are sandboxes already), and [`session`] is what both then do.
 
 mod batch;
+mod command;
 mod container;
 mod control;
 mod descriptors;
 mod door;
-mod event;
+mod hook;
+mod jupyter;
 mod lang;
 mod languages;
 mod outbox;

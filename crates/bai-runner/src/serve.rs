@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use bai_proto::sandbox::Network;
+
 use crate::door::Door;
 use crate::lang::Runtime;
 
@@ -26,7 +28,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .collect();
     let runtime = Runtime::new(&runtime_type.to_string_lossy(), path, &environ);
     match Door::open(Path::new(socket)) {
-        Ok(door) => match u8::try_from(crate::session::serve(door, runtime)) {
+        Ok(door) => match u8::try_from(crate::session::serve(door, runtime, Network::Host)) {
             Ok(code) => ExitCode::from(code),
             Err(_) => ExitCode::FAILURE,
         },

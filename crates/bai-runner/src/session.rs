@@ -18,11 +18,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use bai_proto::runner::{Frame, FrameError, Record, Request};
+use bai_proto::sandbox::Network;
 
 use crate::batch::Batch;
 use crate::control::Control;
 use crate::descriptors;
 use crate::door::Door;
+use crate::hook;
 use crate::lang::Runtime;
 use crate::outbox::Outbox;
 use crate::query::Query;
@@ -43,9 +45,10 @@ enum Step {
     Complete(String),
 }
 
-/// Serves the agent behind `door`, for ever. Returns the exit code if that is impossible.
-pub fn serve(door: Door, runtime: Runtime) -> i32 {
-    match try_serve(door, runtime) {
+/// Serves the agent behind `door`, for ever. Returns the exit code if that is impossible. `network` is what the session is in:
+/// programs can ask for input at a port of a network of its own.
+pub fn serve(door: Door, runtime: Runtime, network: Network) -> i32 {
+    match try_serve(door, runtime, network) {
         Ok(()) => 0,
         Err(error) => {
             // The log of the sandbox, or of the container.
@@ -55,9 +58,13 @@ pub fn serve(door: Door, runtime: Runtime) -> i32 {
     }
 }
 
-fn try_serve(door: Door, runtime: Runtime) -> io::Result<()> {
+fn try_serve(door: Door, runtime: Runtime, network: Network) -> io::Result<()> {
     let runtime = Arc::new(runtime);
     let (outbox, control) = (Outbox::default(), Control::default());
+    if network == Network::Isolated {
+        // Without it programs read their standard input, as almost all do.
+        _ = hook::start(outbox.clone(), control.clone());
+    }
     let (steps, queue) = mpsc::sync_channel(MAX_STEPS);
     let (wake, waker) = io::pipe()?;
     let terminal = Terminal::new(runtime.clone());
@@ -218,9 +225,9 @@ impl Worker {
             }
             Step::Exec(_) if std::mem::take(&mut self.has_build_failed) => 127,
             Step::Exec(command) => self.batch.exec(command),
-            Step::Code(code) => match self.batch.query_by_file(code) {
+            Step::Code(code) => match self.query.run(code) {
                 Some(exit_code) => exit_code,
-                None => self.query.run(code),
+                None => self.batch.query_by_file(code),
             },
             Step::Complete(json) => return Record::Completion(self.query.complete(json)),
         };

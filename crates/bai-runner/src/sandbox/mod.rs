@@ -232,6 +232,6 @@ fn first(
         control.hang_up();
     }
     let leash = spec.dies_with_agent.then_some(control);
-    let code = init::supervise(leash, move || crate::session::serve(door, spec.into()))?;
+    let code = init::supervise(leash, move || crate::session::serve(door, spec.into(), network))?;
     sys::exit_now(code)
 }
