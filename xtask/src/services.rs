@@ -20,8 +20,6 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("postgres", "/usr/lib/postgresql", "postgresql"),
     ("docker-registry", "", "docker-registry"),
     ("dockerd", "", "docker.io"),
-    // Makes the certificates of the others.
-    ("openssl", "", "openssl"),
     // Compiles libFuzzer.
     ("c++", "", "g++"),
 ];

@@ -306,7 +306,7 @@ async fn a_leader_may_change() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_with_a_known_authority_only() {
-    let certificates = server!(Certificates::make());
+    let certificates = Certificates::make();
     let etcd = server!(Etcd::start_with_tls(&certificates));
     let clock = Arc::new(ManualClock::new());
     let (address, authority) = (etcd.address(), certificates.authority());

@@ -435,7 +435,7 @@ async fn an_absent_server_is_named_and_found_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_with_a_known_authority_only() {
-    let certificates = server!(Certificates::make());
+    let certificates = Certificates::make();
     let redis = server!(Redis::start_with_tls(&certificates));
     let clock = Arc::new(ManualClock::new());
     let (address, authority) = (redis.address(), certificates.authority());

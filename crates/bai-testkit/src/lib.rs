@@ -15,7 +15,7 @@ pub mod api;
 #[cfg(feature = "api")]
 pub mod cast;
 #[cfg(feature = "api")]
-mod profile;
+pub mod profile;
 pub mod services;
 
 #[cfg(feature = "api")]

@@ -17,8 +17,6 @@ pub const PASSWORD: &str = "not-a-secret";
 /// A server that nobody else uses.
 #[derive(Debug)]
 pub struct Etcd {
-    program: String,
-    role: Role,
     server: Server,
 }
 
@@ -26,6 +24,8 @@ pub struct Etcd {
 #[derive(Clone, Debug)]
 enum Role {
     Alone,
+    /// With room for so many bytes.
+    Small(u64),
     /// With TLS towards clients: certificate and key.
     Secured(PathBuf, PathBuf),
     /// A number and the peers' ports of all members.
@@ -54,6 +54,18 @@ impl Etcd {
     /// As [`Etcd::start`].
     pub fn start_with_tls(certificates: &Certificates) -> Result<Self, Missing> {
         let started = Self::make(Role::Secured(certificates.certificate(), certificates.key()))?;
+        Ok(started.unwrap_or_else(|error| panic!("{error:#}")))
+    }
+
+    /// Starts a server that is full when its data has so many bytes: what it says then is what it says on a full disk.
+    ///
+    /// # Errors
+    /// As [`Etcd::start`].
+    ///
+    /// # Panics
+    /// As [`Etcd::start`].
+    pub fn start_with_room_for(bytes: u64) -> Result<Self, Missing> {
+        let started = Self::make(Role::Small(bytes))?;
         Ok(started.unwrap_or_else(|error| panic!("{error:#}")))
     }
 
@@ -88,12 +100,9 @@ impl Etcd {
 
     fn make(role: Role) -> Result<Result<Self>, Missing> {
         let program = find_program("etcd", &[])?.display().to_string();
-        let server = Server::start("etcd", |server| command(&program, &role, server), role.is_ready());
-        Ok(server.map(|server| Self {
-            program,
-            role,
-            server,
-        }))
+        let is_ready = role.is_ready();
+        let server = Server::start("etcd", move |server| command(&program, &role, server), is_ready);
+        Ok(server.map(|server| Self { server }))
     }
 
     /// Whether this member leads its cluster.
@@ -111,7 +120,7 @@ impl Etcd {
 
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.server.port)
+        self.server.address()
     }
 
     /// Ends the process at once. Its data stays.
@@ -124,9 +133,7 @@ impl Etcd {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&self) {
-        let command = command(&self.program, &self.role, &self.server);
-        let started = self.server.start_again(&command, self.role.is_ready());
-        started.unwrap_or_else(|error| panic!("etcd does not start again: {error:#}"));
+        self.server.start_again();
     }
 
     /// Forgets everything. To be called after [`Etcd::kill`].
@@ -156,6 +163,32 @@ impl Etcd {
         self.post("/v3/kv/compaction", &body).expect("compact");
     }
 
+    /// The store's revision.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn revision(&self) -> i64 {
+        let answer = self
+            .post("/v3/kv/range", r#"{"key": "AA=="}"#)
+            .expect("an answer");
+        let rest = answer.split_once(r#""revision":""#).map(|(_, rest)| rest);
+        let revision = rest.and_then(|rest| rest.split_once('"')?.0.parse().ok());
+        revision.expect("a revision")
+    }
+
+    /// Makes room in a server that is full, as an operator does: forgets the history, gives its space back, and disarms
+    /// the alarm.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn make_room(&self) {
+        self.compact(self.revision());
+        self.post("/v3/maintenance/defragment", "{}").expect("defragment");
+        let disarm = r#"{"action": "DEACTIVATE", "memberID": "0", "alarm": "NOSPACE"}"#;
+        self.post("/v3/maintenance/alarm", disarm)
+            .expect("disarm the alarm");
+    }
+
     /// From now on a user and a password are needed: `root` and [`PASSWORD`].
     ///
     /// # Panics
@@ -172,8 +205,22 @@ impl Etcd {
         }
     }
 
+    /// Gives the user `root` another password in the place of `old`. Its tokens are worth nothing after that.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn change_password(&self, old: &str, new: &str) {
+        let log_in = format!(r#"{{"name": "root", "password": "{old}"}}"#);
+        let answer = self.post("/v3/auth/authenticate", &log_in).expect("log in");
+        let token = answer.split_once(r#""token":""#).expect("a token").1;
+        let token = token.split_once('"').expect("a token").0;
+        let change = format!(r#"{{"name": "root", "password": "{new}"}}"#);
+        let path = "/v3/auth/user/changepw";
+        ask(self.server.port, "POST", path, token, &change).expect("change the password");
+    }
+
     fn post(&self, path: &str, body: &str) -> Result<String> {
-        ask(self.server.port, "POST", path, body)
+        ask(self.server.port, "POST", path, "", body)
     }
 }
 
@@ -181,7 +228,7 @@ impl Role {
     /// A member is ready only when others are there; one with TLS does not answer us.
     fn is_ready(&self) -> fn(&Server) -> bool {
         match self {
-            Self::Alone => is_ready,
+            Self::Alone | Self::Small(_) => is_ready,
             Self::Secured(..) | Self::Member(..) => Server::listens,
         }
     }
@@ -206,6 +253,10 @@ fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
     match role {
         // Nobody connects to a single member's peer address; port 0 is one that nobody has.
         Role::Alone => command.push("--listen-peer-urls=http://127.0.0.1:0".to_owned()),
+        Role::Small(bytes) => command.extend([
+            "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
+            format!("--quota-backend-bytes={bytes}"),
+        ]),
         Role::Secured(certificate, key) => command.extend([
             "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
             format!("--cert-file={}", certificate.display()),
@@ -228,17 +279,18 @@ fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
 }
 
 fn is_ready(server: &Server) -> bool {
-    ask(server.port, "GET", "/health", "").is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    ask(server.port, "GET", "/health", "", "").is_ok_and(|answer| answer.contains(r#""health":"true""#))
 }
 
 /// One request of HTTP, by hand: this crate's servers need no client library.
-fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<String> {
+fn ask(port: u16, method: &str, path: &str, token: &str, body: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: {token}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

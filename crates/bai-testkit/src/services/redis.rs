@@ -16,8 +16,7 @@ pub const PASSWORD: &str = "not-a-secret";
 /// A server that nobody else uses.
 #[derive(Debug)]
 pub struct Redis {
-    program: String,
-    role: Role,
+    wants_password: bool,
     server: Server,
 }
 
@@ -66,22 +65,18 @@ impl Redis {
 
     fn make(role: Role) -> Result<Self, Missing> {
         let program = find_program("redis-server", &[])?.display().to_string();
-        let started = Server::start(
-            "redis",
-            |server| command(&program, &role, server),
-            role.is_ready(),
-        );
+        let (is_ready, wants_password) = (role.is_ready(), matches!(role, Role::WithPassword));
+        let started = Server::start("redis", move |server| command(&program, &role, server), is_ready);
         let server = started.unwrap_or_else(|error| panic!("{error:#}"));
         Ok(Self {
-            program,
-            role,
+            wants_password,
             server,
         })
     }
 
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.server.port)
+        self.server.address()
     }
 
     /// Ends the process at once, and with it everything that it knew.
@@ -94,9 +89,7 @@ impl Redis {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&self) {
-        let command = command(&self.program, &self.role, &self.server);
-        let started = self.server.start_again(&command, self.role.is_ready());
-        started.unwrap_or_else(|error| panic!("Redis does not start again: {error:#}"));
+        self.server.start_again();
     }
 
     /// Nothing is answered any more; connections stay.
@@ -115,12 +108,14 @@ impl Redis {
     /// When the server does not answer.
     pub fn commands(&self, commands: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = commands.iter().map(|&command| command.to_owned()).collect();
-        let password = matches!(self.role, Role::WithPassword);
-        if password {
+        if self.wants_password {
             all.insert(0, format!("AUTH {PASSWORD}"));
         }
         let answers = say(self.server.port, &all).expect("the server answers");
-        answers.into_iter().skip(usize::from(password)).collect()
+        answers
+            .into_iter()
+            .skip(usize::from(self.wants_password))
+            .collect()
     }
 }
 
