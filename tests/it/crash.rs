@@ -124,7 +124,7 @@ async fn answer(
 }
 
 /// Runs a command in a session; what it printed, a refusal, or `None` when the server went away.
-async fn says(client: &Client, session: &str, number: u64) -> Option<Result<String, String>> {
+pub async fn says(client: &Client, session: &str, number: u64) -> Option<Result<String, String>> {
     let path = format!("/kernel/{session}");
     let run_id = format!("run-{number}");
     let mut wanted = json!({ "mode": "query", "code": format!("echo {number}"), "runId": run_id });

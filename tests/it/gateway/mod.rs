@@ -1,10 +1,11 @@
 //! `bai gateway` as operators run it: [`daemon`] is what the process does, [`cluster`] what it does with PostgreSQL, etcd
-//! and Redis, [`commands`] the administrator's commands beside it, [`locks`] what
+//! and Redis, [`faults`] what it does when something happens to one of them, [`commands`] the administrator's commands beside it, [`locks`] what
 //! its reads wait for.
 
 mod cluster;
 mod commands;
 mod daemon;
+mod faults;
 mod locks;
 
 use std::fs;

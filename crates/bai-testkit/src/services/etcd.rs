@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,6 +19,8 @@ pub const PASSWORD: &str = "not-a-secret";
 #[derive(Debug)]
 pub struct Etcd {
     server: Server,
+    /// Of the user `root`, once there is one.
+    password: Mutex<Option<String>>,
 }
 
 /// What the command line says beside the address.
@@ -102,7 +105,10 @@ impl Etcd {
         let program = find_program("etcd", &[])?.display().to_string();
         let is_ready = role.is_ready();
         let server = Server::start("etcd", move |server| command(&program, &role, server), is_ready);
-        Ok(server.map(|server| Self { server }))
+        Ok(server.map(|server| Self {
+            server,
+            password: Mutex::default(),
+        }))
     }
 
     /// Whether this member leads its cluster.
@@ -111,11 +117,8 @@ impl Etcd {
     /// When it does not answer.
     pub fn leads(&self) -> bool {
         let status = self.post("/v3/maintenance/status", "{}").expect("the status");
-        let field = |name: &str| {
-            let (_, rest) = status.split_once(&format!("\"{name}\":\""))?;
-            rest.split_once('"').map(|(value, _)| value.to_owned())
-        };
-        field("leader").is_some() && field("leader") == field("member_id")
+        let leader = text_of(&status, "leader");
+        leader.is_some() && leader == text_of(&status, "member_id")
     }
 
     /// `127.0.0.1:port`.
@@ -171,8 +174,7 @@ impl Etcd {
         let answer = self
             .post("/v3/kv/range", r#"{"key": "AA=="}"#)
             .expect("an answer");
-        let rest = answer.split_once(r#""revision":""#).map(|(_, rest)| rest);
-        let revision = rest.and_then(|rest| rest.split_once('"')?.0.parse().ok());
+        let revision = text_of(&answer, "revision").and_then(|text| text.parse().ok());
         revision.expect("a revision")
     }
 
@@ -184,9 +186,11 @@ impl Etcd {
     pub fn make_room(&self) {
         self.compact(self.revision());
         self.post("/v3/maintenance/defragment", "{}").expect("defragment");
-        let disarm = r#"{"action": "DEACTIVATE", "memberID": "0", "alarm": "NOSPACE"}"#;
-        self.post("/v3/maintenance/alarm", disarm)
-            .expect("disarm the alarm");
+        let alarm = "/v3/maintenance/alarm";
+        let armed = self.post(alarm, r#"{"action": "GET"}"#).expect("the alarms");
+        let member = text_of(&armed, "memberID").expect("an alarm");
+        let disarm = format!(r#"{{"action": "DEACTIVATE", "memberID": "{member}", "alarm": "NOSPACE"}}"#);
+        self.post(alarm, &disarm).expect("disarm the alarm");
     }
 
     /// From now on a user and a password are needed: `root` and [`PASSWORD`].
@@ -203,25 +207,40 @@ impl Etcd {
         ] {
             self.post(path, body).expect("enable authentication");
         }
+        *self.password() = Some(PASSWORD.to_owned());
     }
 
-    /// Gives the user `root` another password in the place of `old`. Its tokens are worth nothing after that.
+    /// Gives the user `root` another password, after [`Etcd::enable_auth`]. Tokens are worth nothing then.
     ///
     /// # Panics
     /// When the server refuses.
-    pub fn change_password(&self, old: &str, new: &str) {
-        let log_in = format!(r#"{{"name": "root", "password": "{old}"}}"#);
-        let answer = self.post("/v3/auth/authenticate", &log_in).expect("log in");
-        let token = answer.split_once(r#""token":""#).expect("a token").1;
-        let token = token.split_once('"').expect("a token").0;
-        let change = format!(r#"{{"name": "root", "password": "{new}"}}"#);
-        let path = "/v3/auth/user/changepw";
-        ask(self.server.port, "POST", path, token, &change).expect("change the password");
+    pub fn change_password(&self, password: &str) {
+        let change = format!(r#"{{"name": "root", "password": "{password}"}}"#);
+        self.post("/v3/auth/user/changepw", &change)
+            .expect("change the password");
+        *self.password() = Some(password.to_owned());
     }
 
     fn post(&self, path: &str, body: &str) -> Result<String> {
-        ask(self.server.port, "POST", path, "", body)
+        let password = self.password().clone();
+        let Some(password) = password else {
+            return ask(self.server.port, "POST", path, None, body);
+        };
+        let log_in = format!(r#"{{"name": "root", "password": "{password}"}}"#);
+        let answer = ask(self.server.port, "POST", "/v3/auth/authenticate", None, &log_in)?;
+        let token = text_of(&answer, "token").context("no token")?;
+        ask(self.server.port, "POST", path, Some(token), body)
     }
+
+    fn password(&self) -> MutexGuard<'_, Option<String>> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A member of a JSON object that is a text.
+fn text_of<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = answer.split_once(&format!("\"{name}\":\""))?;
+    Some(rest.split_once('"')?.0)
 }
 
 impl Role {
@@ -279,17 +298,18 @@ fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
 }
 
 fn is_ready(server: &Server) -> bool {
-    ask(server.port, "GET", "/health", "", "").is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    ask(server.port, "GET", "/health", None, "").is_ok_and(|answer| answer.contains(r#""health":"true""#))
 }
 
 /// One request of HTTP, by hand: this crate's servers need no client library.
-fn ask(port: u16, method: &str, path: &str, token: &str, body: &str) -> Result<String> {
+fn ask(port: u16, method: &str, path: &str, token: Option<&str>, body: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let length = body.len();
+    let token = token.map(|token| format!("Authorization: {token}\r\n"));
+    let (length, token) = (body.len(), token.unwrap_or_default());
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: {token}\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{token}\
          Content-Length: {length}\r\n\r\n{body}"
     )?;
     let mut answer = String::new();

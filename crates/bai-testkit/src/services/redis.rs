@@ -1,8 +1,11 @@
 //! A Redis server that keeps nothing on disk.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,7 +19,8 @@ pub const PASSWORD: &str = "not-a-secret";
 /// A server that nobody else uses.
 #[derive(Debug)]
 pub struct Redis {
-    wants_password: bool,
+    /// What it wants, if anything.
+    password: Mutex<Option<String>>,
     server: Server,
 }
 
@@ -65,11 +69,12 @@ impl Redis {
 
     fn make(role: Role) -> Result<Self, Missing> {
         let program = find_program("redis-server", &[])?.display().to_string();
-        let (is_ready, wants_password) = (role.is_ready(), matches!(role, Role::WithPassword));
+        let is_ready = role.is_ready();
+        let password = matches!(role, Role::WithPassword).then(|| PASSWORD.to_owned());
         let started = Server::start("redis", move |server| command(&program, &role, server), is_ready);
         let server = started.unwrap_or_else(|error| panic!("{error:#}"));
         Ok(Self {
-            wants_password,
+            password: Mutex::new(password),
             server,
         })
     }
@@ -108,14 +113,75 @@ impl Redis {
     /// When the server does not answer.
     pub fn commands(&self, commands: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = commands.iter().map(|&command| command.to_owned()).collect();
-        if self.wants_password {
-            all.insert(0, format!("AUTH {PASSWORD}"));
+        let password = self.password().clone();
+        if let Some(password) = &password {
+            all.insert(0, format!("AUTH {password}"));
         }
         let answers = say(self.server.port, &all).expect("the server answers");
         answers
             .into_iter()
-            .skip(usize::from(self.wants_password))
+            .skip(usize::from(password.is_some()))
             .collect()
+    }
+
+    /// Wants another password of new connections. A restart forgets it.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn change_password(&self, password: &str) {
+        self.commands(&[&format!("CONFIG SET requirepass {password}")]);
+        *self.password() = Some(password.to_owned());
+    }
+
+    /// Makes it refuse whatever needs memory, as when it has none.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn fill_memory(&self) {
+        self.commands(&["CONFIG SET maxmemory 1"]);
+    }
+
+    /// Makes it refuse every change, as when its disk is full: what it knows cannot be saved.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn fill_disk(&self) {
+        // A file cannot take the place of a folder.
+        fs::create_dir(self.snapshot()).expect("a folder");
+        self.commands(&["CONFIG SET save \"3600 1\""]);
+        self.save_until("-MISCONF");
+    }
+
+    /// The end of [`Redis::fill_memory`] and [`Redis::fill_disk`].
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn make_room(&self) {
+        self.commands(&["CONFIG SET maxmemory 0"]);
+        if fs::remove_dir(self.snapshot()).is_ok() {
+            self.save_until("+OK");
+            self.commands(&["CONFIG SET save \"\""]);
+        }
+    }
+
+    /// Saves until a change is answered like this.
+    fn save_until(&self, expected: &str) {
+        for _ in 0..1500 {
+            let answers = self.commands(&["BGSAVE", "SELECT 15", "SET probe 1"]);
+            if answers[2].starts_with(expected) {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        panic!("a change is never answered {expected}");
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        self.server.folder.join("dump.rdb")
+    }
+
+    fn password(&self) -> MutexGuard<'_, Option<String>> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::postgres::PASSWORD;
-use super::{Etcd, Guardian, Missing, Postgres, Redis, free_port, tail};
+use super::{Etcd, Guardian, Missing, Postgres, Redis, end_processes_of, free_port, tail};
 
 /// The schema's last revision, which the published package knows and whose migration it does not bring along.
 const HEAD: &str = "c401d78cc7b9";
@@ -247,19 +247,7 @@ enabled = false
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // Sessions outlive their manager on purpose, so that a failed test could leave some.
-        let folder = self.folder.path().display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&words).contains(&folder) {
-                let id = entry.file_name();
-                _ = Command::new("kill")
-                    .arg("-9")
-                    .arg(id)
-                    .stderr(std::process::Stdio::null())
-                    .status();
-            }
-        }
+        end_processes_of(self.folder.path());
     }
 }
 
