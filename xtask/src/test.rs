@@ -41,6 +41,9 @@ pub fn run(args: &Args) -> Result<bool> {
         if sources {
             services::install_missing();
             peers::install_missing();
+            if !args.no_clients {
+                clients::install_missing();
+            }
             workspace(&mut tally)?;
             cluster(&mut tally)?;
         }

@@ -10,7 +10,7 @@ use bai_backplane::kv;
 use bai_model::SecretKey;
 use bai_model::random::Random as _;
 use bai_testkit::ambient::{SeededRandom, WallClock};
-use bai_testkit::services::{Etcd, Missing, Postgres, Proxy, Redis, end_processes_of, etcd, postgres, redis};
+use bai_testkit::services::{Etcd, Missing, Postgres, Proxy, Redis, etcd, postgres, redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -92,13 +92,6 @@ impl Site {
         let config = Config::new(kv, "filler");
         let large = "x".repeat(200 << 10);
         while config.put("large", &large).await.is_ok() {}
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        // Sessions outlive their manager, so that a failed test would leave them.
-        end_processes_of(self.place.folder.path());
     }
 }
 
@@ -209,11 +202,14 @@ async fn unsigned(request: reqwest::RequestBuilder) -> Result<(), String> {
     }
 }
 
+/// Begins or ends a fault.
+type Turn = fn(&Site);
+
 /// Something that happens to a service.
 struct Fault {
     name: &'static str,
-    begin: fn(&Site),
-    end: fn(&Site),
+    begin: Turn,
+    end: Turn,
     /// What cannot be served meanwhile; all else is.
     refused: &'static [Ask],
     /// What the log says of it, beside the service.
@@ -229,7 +225,7 @@ struct Service {
 
 const fn fault(
     name: &'static str,
-    (begin, end): (fn(&Site), fn(&Site)),
+    (begin, end): (Turn, Turn),
     refused: &'static [Ask],
     logged: &'static str,
 ) -> Fault {
@@ -420,9 +416,7 @@ async fn go_through(site: &Site, services: Vec<Service>) {
         .unwrap();
     for service in services {
         for fault in &service.faults {
-            let at = std::time::Instant::now();
             pass_through(site, &mut daemon, &asker, &service, fault).await;
-            println!("{} {}: {:?}", service.logged, fault.name, at.elapsed());
         }
     }
     asker
