@@ -23,8 +23,6 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     // What images without glibc consist of.
     ("busybox", "", "busybox-static"),
     ("musl-gcc", "", "musl-tools"),
-    // Makes the certificates of the others.
-    ("openssl", "", "openssl"),
     // Compiles libFuzzer.
     ("c++", "", "g++"),
 ];

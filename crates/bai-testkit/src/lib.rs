@@ -15,7 +15,7 @@ pub mod api;
 #[cfg(feature = "api")]
 pub mod cast;
 #[cfg(feature = "api")]
-mod profile;
+pub mod profile;
 #[cfg(feature = "api")]
 pub mod remote;
 pub mod services;

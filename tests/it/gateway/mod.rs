@@ -1,10 +1,11 @@
 //! `bai gateway` as operators run it: [`daemon`] is what the process does, [`cluster`] what it does with PostgreSQL, etcd
-//! and Redis, [`commands`] the administrator's commands beside it, [`locks`] what
+//! and Redis, [`faults`] what it does when something happens to one of them, [`commands`] the administrator's commands beside it, [`locks`] what
 //! its reads wait for.
 
-mod cluster;
+pub(crate) mod cluster;
 mod commands;
 mod daemon;
+mod faults;
 mod locks;
 
 use std::fs;
@@ -15,6 +16,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use bai_testkit::services::end_processes_of;
 use tempfile::TempDir;
 
 use crate::server::bai;
@@ -23,7 +25,7 @@ use crate::server::bai;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder with a `manager.toml` for a small site, without services.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
     port: u16,
     event_port: u16,
@@ -108,7 +110,7 @@ impl Place {
     }
 
     /// Starts the daemon and waits until it serves.
-    fn start(&self, environment: &[(&str, &str)]) -> Daemon {
+    pub(crate) fn start(&self, environment: &[(&str, &str)]) -> Daemon {
         let mut daemon = self.spawn(environment);
         daemon.wait_for("the API", |_| self.connects());
         daemon
@@ -118,13 +120,19 @@ impl Place {
         TcpStream::connect(("127.0.0.1", self.port)).is_ok()
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        end_processes_of(self.folder.path());
+    }
+}
+
 /// A running daemon, killed when the test ends.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     stderr: PathBuf,
 }
@@ -161,7 +169,7 @@ impl Daemon {
     }
 
     /// Stops it, and checks that it ends well.
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.signal("-TERM");
         self.stop_after_signal();
     }
