@@ -10,6 +10,7 @@ use bai_proto::event::{AgentEvent, AgentInfo};
 use bai_store::kernel::KernelRow;
 use serde_json::Value;
 
+use crate::lifecycle::Lifecycle;
 use crate::reconcile::wait_for;
 use crate::{Manager, Result};
 
@@ -50,10 +51,10 @@ impl Manager {
                     }
                 });
             }
-            AgentEvent::KernelPreparing { kernel }
-            | AgentEvent::KernelPulling { kernel, .. }
-            | AgentEvent::KernelCreating { kernel }
-            | AgentEvent::KernelStarted { kernel } => {
+            AgentEvent::KernelPulling { kernel, .. } => self.announce(kernel, Lifecycle::Pulling, ""),
+            AgentEvent::KernelCreating { kernel } => self.announce(kernel, Lifecycle::Creating, ""),
+            // The record says the same, and is what counts.
+            AgentEvent::KernelPreparing { kernel } | AgentEvent::KernelStarted { kernel } => {
                 tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");
             }
         }

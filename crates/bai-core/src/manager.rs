@@ -24,9 +24,11 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::cluster::{Cluster, Duty};
 use crate::image::Catalogue;
+use crate::lifecycle::EventHub;
 use crate::manager_status::StatusCache;
 use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
+use crate::stream::Streams;
 use crate::{Error, Result, auth};
 
 /// How often written-behind counters reach the database.
@@ -76,6 +78,8 @@ pub struct Manager {
     pub(crate) cluster: Cluster,
     pub(crate) heartbeat_timeout: Duration,
     pub(crate) in_flight: InFlight,
+    pub(crate) streams: Streams,
+    pub(crate) events: EventHub,
     agents: Mutex<HashMap<AgentId, Attached>>,
     pub(crate) tasks: TaskTracker,
     membership: TaskTracker,
@@ -105,6 +109,7 @@ impl Manager {
     /// # Errors
     /// When the configuration store cannot take the manager's status.
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
+        let (events, announced) = EventHub::new();
         let manager = Arc::new(Self {
             rates: RateCounter::new(Arc::clone(&options.broker), Arc::clone(&options.clock)),
             cluster: Cluster::new(&options.store, options.random.as_ref()),
@@ -120,6 +125,8 @@ impl Manager {
             status: StatusCache::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
+            streams: Streams::new(),
+            events,
             agents: Mutex::default(),
             tasks: TaskTracker::new(),
             membership: TaskTracker::new(),
@@ -139,6 +146,11 @@ impl Manager {
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
         manager.spawn("follow the manager's status", Self::follow_status);
+        manager.spawn("watch streams", Self::watch_streams);
+        manager.spawn("tell events of sessions", |manager| {
+            manager.publish_events(announced)
+        });
+        manager.spawn("hear events of sessions", Self::follow_events);
         Ok(manager)
     }
 

@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::cluster::Duty;
+use crate::lifecycle::Lifecycle;
 use crate::{Error, Manager, Result};
 
 /// `status_info` of a session that never ran.
@@ -306,6 +307,7 @@ impl Manager {
                 )
                 .await?;
                 self.commit_and_give_back(tx, &duty).await?;
+                self.announce(row.id, Lifecycle::Failed, info);
                 Ok(Outcome::AgentFailed(error))
             }
         }
@@ -398,6 +400,7 @@ impl Manager {
         let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
         self.commit_and_give_back(tx, &duty).await?;
         if is_recorded {
+            self.announce(row.id, Lifecycle::Started, "");
             return Ok(Outcome::Done(None));
         }
         // Destroyed or died while it was being made; whoever changed the record nudges the reconciler for the rest.
@@ -419,12 +422,17 @@ impl Manager {
         if let Some(duty) = duty {
             self.fence(&mut tx, duty).await?;
         }
-        tx.terminate_kernel(kernel, reason, self.clock.now(), stats)
+        let has_ended = tx
+            .terminate_kernel(kernel, reason, self.clock.now(), stats)
             .await?;
         match duty {
-            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await,
-            _ => Ok(tx.commit().await?),
+            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await?,
+            _ => tx.commit().await?,
         }
+        if has_ended {
+            self.announce(kernel, Lifecycle::Terminated, reason);
+        }
+        Ok(())
     }
 
     /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.
@@ -535,9 +543,13 @@ impl Manager {
             now.is_some_and(|now| (now.status, &now.container_id) == (row.status, &row.container_id));
         if is_unchanged {
             tracing::warn!(agent.id = %id, kernel.id = %row.id, "a session's kernel is gone from its agent");
-            tx.terminate_kernel(row.id, "lost-on-agent", self.clock.now(), None)
+            let has_ended = tx
+                .terminate_kernel(row.id, "lost-on-agent", self.clock.now(), None)
                 .await?;
             tx.commit().await?;
+            if has_ended {
+                self.announce(row.id, Lifecycle::Terminated, "lost-on-agent");
+            }
         }
         Ok(())
     }
