@@ -16,6 +16,8 @@ pub mod api;
 pub mod cast;
 #[cfg(feature = "api")]
 mod profile;
+#[cfg(feature = "api")]
+pub mod service;
 pub mod services;
 
 #[cfg(feature = "api")]

@@ -158,20 +158,21 @@ impl Streams {
     fn open_session(
         &self,
         requester: &AccessKey,
-        row: &KernelRow,
+        kernel: KernelId,
+        place: Place,
     ) -> Result<(OpenStream, watch::Receiver<Option<Place>>, Arc<AtomicU64>)> {
         let mut stream = self.open_for(requester)?;
         let mut open = lock(&self.open);
-        let of_session = open.sessions.entry(row.id).or_insert_with(|| OfSession {
+        let of_session = open.sessions.entry(kernel).or_insert_with(|| OfSession {
             count: 0,
-            place: watch::Sender::new(Some(Place::of(row))),
+            place: watch::Sender::new(Some(place)),
             refreshed: Arc::default(),
         });
         let shared = (of_session.place.subscribe(), Arc::clone(&of_session.refreshed));
         let is_full = of_session.count >= STREAMS_OF_SESSION;
         if !is_full {
             of_session.count += 1;
-            stream.kernel = Some(row.id);
+            stream.kernel = Some(kernel);
         }
         // The stream may be dropped below, which locks.
         drop(open);
@@ -256,7 +257,7 @@ impl Manager {
         row: &KernelRow,
     ) -> Result<SessionStream> {
         let requester = &op.identity()?.access_key;
-        let (open, place, refreshed) = self.streams.open_session(requester, row)?;
+        let (open, place, refreshed) = self.streams.open_session(requester, row.id, Place::of(row))?;
         let stream = SessionStream {
             manager: Arc::clone(self),
             op: op.clone(),
@@ -436,5 +437,33 @@ mod tests {
         assert!(streams.open_for(&one).is_ok());
         drop(open);
         assert!(lock(&streams.open).requesters.is_empty());
+    }
+
+    #[test]
+    fn a_session_has_so_many_streams() {
+        let streams = Streams::new();
+        let place = Place {
+            container: None,
+            host: "127.0.0.1".into(),
+            stdin_port: 0,
+            stdout_port: 0,
+        };
+        let (one, other) = (AccessKey("ONE".into()), AccessKey("OTHER".into()));
+        let open = |requester: &AccessKey, number: u128| {
+            let kernel = KernelId(uuid::Uuid::from_u128(number));
+            streams.open_session(requester, kernel, place.clone())
+        };
+        let mut all: Vec<_> = (0..STREAMS_OF_SESSION)
+            .map(|_| open(&one, 1).expect("room"))
+            .collect();
+        for requester in [&one, &other] {
+            assert!(matches!(open(requester, 1), Err(Error::QuotaExceeded(_))));
+        }
+        assert!(open(&one, 2).is_ok());
+        all.pop();
+        assert!(open(&other, 1).is_ok());
+        drop(all);
+        let open = lock(&streams.open);
+        assert!(open.sessions.is_empty() && open.requesters.is_empty());
     }
 }

@@ -52,7 +52,7 @@ impl Handshake {
     /// # Errors
     /// 400 for one that asks for no websocket.
     pub(super) fn of(parts: &mut Parts) -> Result<Self, Problem> {
-        let refused = || Problem::bad_request(Some("this is a websocket; ask for an upgrade to it"));
+        let refused = || Problem::bad_request(None);
         let mut request = Request::new(());
         *request.method_mut() = parts.method.clone();
         *request.version_mut() = parts.version;
