@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use bai_model::{AgentId, SlotTypes};
 use bai_proto::agent::AgentError;
 use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
 use bai_proto::sandbox::Refusal;
+use bai_proto::zmtp::AllowList;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -32,8 +34,14 @@ pub struct AgentOptions {
     pub id: AgentId,
     /// Holds `scratch` (a folder for each kernel) and `trash`.
     pub data_dir: PathBuf,
-    /// Host ports for kernels. With the process runtime they are only numbers in the manager's records.
+    /// Host ports for kernels' services and terminals.
     pub port_range: RangeInclusive<u16>,
+    /// The address of this host on which those ports are opened.
+    pub listen: IpAddr,
+    /// By what name or address managers reach them; `None` leaves it to the manager, which takes the agent's own.
+    pub kernel_host: Option<String>,
+    /// Who may connect to them.
+    pub allow: AllowList,
     pub runtime: Arc<dyn Runtime>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -64,6 +72,9 @@ impl AgentOptions {
         Self {
             id,
             port_range: 30000..=31000,
+            listen: Ipv4Addr::LOCALHOST.into(),
+            kernel_host: Some(Ipv4Addr::LOCALHOST.to_string()),
+            allow: AllowList::default(),
             runtime,
             clock,
             random,

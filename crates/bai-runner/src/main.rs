@@ -4,6 +4,8 @@
 mod batch;
 mod container;
 mod control;
+mod descriptors;
+mod door;
 mod event;
 mod lang;
 mod languages;
@@ -14,9 +16,11 @@ mod query;
 mod sandbox;
 mod scratch;
 mod serve;
+mod service;
 mod session;
 mod stdin;
 mod strays;
+mod terminal;
 
 use std::process::ExitCode;
 

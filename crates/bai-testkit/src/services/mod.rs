@@ -11,7 +11,7 @@ mod guardian;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
-#[cfg(feature = "api")]
+#[cfg(feature = "registry")]
 pub mod registry;
 mod server;
 #[cfg(feature = "api")]
