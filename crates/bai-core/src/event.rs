@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::agents::Refusal;
 use crate::compare::Seen;
+use crate::lifecycle::Lifecycle;
 use crate::reconcile::wait_for;
 use crate::{Manager, Result};
 
@@ -97,10 +98,10 @@ impl Manager {
                     None => self.hear_of_end(agent, ending).await?,
                 }
             }
-            AgentEvent::KernelPreparing { kernel }
-            | AgentEvent::KernelPulling { kernel, .. }
-            | AgentEvent::KernelCreating { kernel }
-            | AgentEvent::KernelStarted { kernel } => {
+            AgentEvent::KernelPulling { kernel, .. } => self.announce(kernel, Lifecycle::Pulling, ""),
+            AgentEvent::KernelCreating { kernel } => self.announce(kernel, Lifecycle::Creating, ""),
+            // The record says the same, and is what counts.
+            AgentEvent::KernelPreparing { kernel } | AgentEvent::KernelStarted { kernel } => {
                 tracing::debug!(agent.id = %agent, kernel.id = %kernel, ?event, "a kernel came nearer");
             }
         }
@@ -242,9 +243,13 @@ impl Manager {
         let is_unchanged =
             now.is_some_and(|now| (now.status, &now.container_id) == (row.status, &row.container_id));
         if is_unchanged {
-            tx.terminate_kernel(row.id, reason, self.clock.now(), stats)
+            let has_ended = tx
+                .terminate_kernel(row.id, reason, self.clock.now(), stats)
                 .await?;
             tx.commit().await?;
+            if has_ended {
+                self.announce(row.id, Lifecycle::Terminated, reason);
+            }
         }
         Ok(is_unchanged)
     }

@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod error;
 mod event;
 pub mod image;
+pub mod lifecycle;
 mod liveness;
 pub mod manager;
 pub mod manager_status;
@@ -27,6 +28,7 @@ mod rate;
 mod reconcile;
 pub mod resource;
 pub mod session;
+pub mod stream;
 
 pub use auth::Credential;
 pub use bai_proto::agent::AgentError;

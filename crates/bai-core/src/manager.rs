@@ -27,9 +27,11 @@ use crate::auth::{CredentialCache, UsageLedger};
 use crate::cluster::{Cluster, Duty};
 use crate::event::Endings;
 use crate::image::Catalogue;
+use crate::lifecycle::EventHub;
 use crate::manager_status::StatusCache;
 use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
+use crate::stream::Streams;
 use crate::{Error, Result, auth};
 
 /// How often written-behind counters reach the database.
@@ -83,6 +85,8 @@ pub struct Manager {
     pub(crate) in_flight: InFlight,
     pub(crate) endings: Endings,
     pub(crate) agents: Agents,
+    pub(crate) streams: Streams,
+    pub(crate) events: EventHub,
     pub(crate) tasks: TaskTracker,
     membership: TaskTracker,
     /// Work begins no more, and what goes on ends.
@@ -107,6 +111,7 @@ impl Manager {
             random: Arc::clone(&options.random),
             tls: options.agent_tls,
         };
+        let (events, announced) = EventHub::new();
         let manager = Arc::new(Self {
             rates: RateCounter::new(Arc::clone(&options.broker), Arc::clone(&options.clock)),
             cluster: Cluster::new(&options.store, options.random.as_ref()),
@@ -124,6 +129,8 @@ impl Manager {
             in_flight: InFlight::default(),
             endings: Endings::default(),
             agents: Agents::new(calling),
+            streams: Streams::new(),
+            events,
             tasks: TaskTracker::new(),
             membership: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -144,6 +151,11 @@ impl Manager {
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
         manager.spawn("follow the manager's status", Self::follow_status);
+        manager.spawn("watch streams", Self::watch_streams);
+        manager.spawn("tell events of sessions", |manager| {
+            manager.publish_events(announced)
+        });
+        manager.spawn("hear events of sessions", Self::follow_events);
         Ok(manager)
     }
 

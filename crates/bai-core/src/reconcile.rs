@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::agents::is_agents_fault;
 use crate::cluster::Duty;
+use crate::lifecycle::Lifecycle;
 use crate::{Error, Manager, Result};
 
 /// `status_info` of a session that never ran.
@@ -357,6 +358,7 @@ impl Manager {
                 )
                 .await?;
                 self.commit_and_give_back(tx, &duty).await?;
+                self.announce(row.id, Lifecycle::Failed, info);
                 Ok(Outcome::AgentFailed(error))
             }
         }
@@ -440,6 +442,7 @@ impl Manager {
         let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
         self.commit_and_give_back(tx, &duty).await?;
         if is_recorded {
+            self.announce(row.id, Lifecycle::Started, "");
             return Ok(Outcome::Done(None));
         }
         // Destroyed or died while it was being made; whoever changed the record nudges the reconciler for the rest.
@@ -461,12 +464,17 @@ impl Manager {
         if let Some(duty) = duty {
             self.fence(&mut tx, duty).await?;
         }
-        tx.terminate_kernel(kernel, reason, self.clock.now(), stats)
+        let has_ended = tx
+            .terminate_kernel(kernel, reason, self.clock.now(), stats)
             .await?;
         match duty {
-            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await,
-            _ => Ok(tx.commit().await?),
+            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await?,
+            _ => tx.commit().await?,
         }
+        if has_ended {
+            self.announce(kernel, Lifecycle::Terminated, reason);
+        }
+        Ok(())
     }
 
     /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.

@@ -32,9 +32,17 @@ const MAX_PEERS: usize = 64;
 /// The gateway's end.
 #[derive(Debug)]
 pub struct Terminal {
-    input: Link,
-    output: Link,
+    input: TerminalInput,
+    output: TerminalOutput,
 }
+
+/// Where one types.
+#[derive(Debug)]
+pub struct TerminalInput(Link);
+
+/// Where one reads.
+#[derive(Debug)]
+pub struct TerminalOutput(Link);
 
 impl Terminal {
     /// Connects to `stdin_port` and `stdout_port` of the kernel's host, and again whenever a connection breaks.
@@ -48,25 +56,46 @@ impl Terminal {
             host: host.to_owned(),
             port,
         };
+        let input = Link::connect(endpoint(stdin_port), SocketType::Pub, options.clone());
+        let output = Link::connect(endpoint(stdout_port), SocketType::Sub, options);
         Self {
-            input: Link::connect(endpoint(stdin_port), SocketType::Pub, options.clone()),
-            output: Link::connect(endpoint(stdout_port), SocketType::Sub, options),
+            input: TerminalInput(input),
+            output: TerminalOutput(output),
         }
     }
 
     /// Waits until what is typed arrives and what is printed comes.
     pub async fn ready(&self) {
-        tokio::join!(self.input.ready(), self.output.ready());
+        tokio::join!(self.input.0.ready(), self.output.0.ready());
     }
 
+    /// Both directions, to go on side by side.
+    pub fn split(self) -> (TerminalInput, TerminalOutput) {
+        (self.input, self.output)
+    }
+
+    /// As [`TerminalInput::send`].
+    pub async fn send(&self, typed: Bytes) {
+        self.input.send(typed).await;
+    }
+
+    /// As [`TerminalOutput::recv`].
+    pub async fn recv(&mut self) -> Option<Bytes> {
+        self.output.recv().await
+    }
+}
+
+impl TerminalInput {
     /// Types. Waits while the terminal does not read; dropped while there is no connection.
     pub async fn send(&self, typed: Bytes) {
-        self.input.send(vec![typed]).await;
+        self.0.send(vec![typed]).await;
     }
+}
 
+impl TerminalOutput {
     /// What was printed next.
     pub async fn recv(&mut self) -> Option<Bytes> {
-        let frames = self.output.recv().await?;
+        let frames = self.0.recv().await?;
         Some(frames.concat().into())
     }
 }

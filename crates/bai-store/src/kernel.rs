@@ -14,7 +14,7 @@ use crate::driver::{Param, Row, params};
 use crate::store::places;
 use crate::{Reader, Result, Tx};
 
-/// How many sessions one statement of [`Tx::record_session_usage`] counts.
+/// How many sessions one statement reads ([`Reader::kernels`]) or counts ([`Tx::record_session_usage`]).
 const BATCH: usize = 100;
 
 /// A kernel with every column.
@@ -212,6 +212,20 @@ impl Reader {
     pub async fn kernel(&self, kernel: KernelId) -> Result<Option<KernelRow>> {
         self.first(select_kernels!("WHERE k.id = $1"), params![kernel], read)
             .await
+    }
+
+    /// Those of these kernels that are recorded, in whatever state and order.
+    pub async fn kernels(&self, kernels: &[KernelId]) -> Result<Vec<KernelRow>> {
+        let mut rows = Vec::with_capacity(kernels.len());
+        for batch in kernels.chunks(BATCH) {
+            let condition = format!("WHERE k.id IN {}", places(1, batch.len()));
+            let params = batch.iter().map(|kernel| (*kernel).into()).collect();
+            rows.extend(
+                self.list(select_kernels!("").to_owned() + &condition, params, read)
+                    .await?,
+            );
+        }
+        Ok(rows)
     }
 
     /// The kernels in one of these states, oldest first.

@@ -18,6 +18,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use crate::service::{self, Services};
+
 /// The image that the fake agent offers, with the alias `python`.
 pub const IMAGE: &str = "index.docker.io/lablup/python:3.6-debian";
 
@@ -41,7 +43,14 @@ struct State {
     next_destruction_fails: Option<AgentError>,
     /// Calls in order, by name.
     calls: Vec<String>,
+    /// What the calls of `execute` were asked to run, in order.
+    codes: Vec<String>,
     files: BTreeMap<(KernelId, String), Bytes>,
+    /// Services that have real ports, and those that were started.
+    services: Option<Arc<Services>>,
+    started: HashSet<(KernelId, String)>,
+    /// How many times a kernel was started.
+    lives: u32,
 }
 
 impl FakeAgent {
@@ -82,6 +91,34 @@ impl FakeAgent {
     /// Makes creations wait until they are let go.
     pub fn hold_creations(&self, held: bool) {
         self.creations_are_held.send_replace(held);
+    }
+
+    /// Gives sessions that are made from now on services and a terminal on real ports.
+    pub async fn open_services(&self) -> Arc<Services> {
+        let services = Arc::new(Services::open().await);
+        self.lock().services = Some(Arc::clone(&services));
+        services
+    }
+
+    /// What `execute` was asked to run so far.
+    pub fn codes(&self) -> Vec<String> {
+        self.lock().codes.clone()
+    }
+
+    /// What a kernel is that has just been started.
+    async fn created(&self) -> KernelCreated {
+        let (services, life) = {
+            let mut state = self.lock();
+            state.lives += 1;
+            (state.services.clone(), state.lives)
+        };
+        let mut created = created();
+        if let Some(services) = services {
+            created.container_id = format!("fake-{life}");
+            created.service_ports = services.ports();
+            (created.stdin_port, created.stdout_port) = service::terminal(life).await;
+        }
+        created
     }
 
     /// The names of the calls so far.
@@ -202,12 +239,11 @@ impl AgentRpc for FakeAgent {
             .await
             .is_ok();
         assert!(let_go, "the sender is a part of this agent");
-        let mut state = self.lock();
-        if let Some(error) = state.next_creation_fails.take() {
+        if let Some(error) = self.lock().next_creation_fails.take() {
             return Err(error);
         }
-        state.kernels.insert(kernel, config);
-        Ok(created())
+        self.lock().kernels.insert(kernel, config);
+        Ok(self.created().await)
     }
 
     async fn destroy_kernel(&self, kernel: KernelId) -> Result<Option<Value>, AgentError> {
@@ -229,7 +265,7 @@ impl AgentRpc for FakeAgent {
     ) -> Result<KernelCreated, AgentError> {
         self.known("restart_kernel", kernel)?;
         self.lock().kernels.insert(kernel, config);
-        Ok(created())
+        Ok(self.created().await)
     }
 
     async fn execute(
@@ -238,6 +274,7 @@ impl AgentRpc for FakeAgent {
         request: ExecuteRequest,
     ) -> Result<Option<ExecuteReply>, AgentError> {
         self.known("execute", kernel)?;
+        self.lock().codes.push(request.code.clone());
         let run_id = request.run_id.unwrap_or_else(|| RunId("0".repeat(32)));
         let stdout = |text: &str| vec![ConsoleItem::Stdout(text.to_owned())];
         let (word, rest) = request.code.split_once(' ').unwrap_or((&request.code, ""));
@@ -331,13 +368,6 @@ impl AgentRpc for FakeAgent {
         self.known("refresh_idle", kernel)
     }
 
-    async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {
-        if self.is_original.load(Ordering::Relaxed) {
-            return Err(AgentError::not_provided("list_kernels"));
-        }
-        Ok(self.kernels())
-    }
-
     async fn start_service(
         &self,
         kernel: KernelId,
@@ -345,10 +375,22 @@ impl AgentRpc for FakeAgent {
         _: Value,
     ) -> Result<ServiceStart, AgentError> {
         self.known("start_service", kernel)?;
-        Ok(match service.as_str() {
-            "jupyter" => ServiceStart::Started,
-            _ => ServiceStart::Failed("invalid service name".to_owned()),
+        if service == "broken" {
+            return Ok(ServiceStart::Failed("it is broken".to_owned()));
+        }
+        let is_new = self.lock().started.insert((kernel, service));
+        Ok(if is_new {
+            ServiceStart::Started
+        } else {
+            ServiceStart::Running
         })
+    }
+
+    async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {
+        if self.is_original.load(Ordering::Relaxed) {
+            return Err(AgentError::not_provided("list_kernels"));
+        }
+        Ok(self.kernels())
     }
 
     async fn reset_agent(&self) -> Result<(), AgentError> {

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, tungstenite};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::ambient::{ManualClock, SeededRandom};
@@ -43,6 +44,8 @@ pub struct Api {
     random: Arc<SeededRandom>,
     router: axum::Router,
     ground: Ground,
+    stopping: CancellationToken,
+    servers: TaskTracker,
 }
 
 /// A request to be signed and sent.
@@ -154,10 +157,11 @@ impl Api {
         })
         .await
         .expect("a manager");
+        let stopping = CancellationToken::new();
         let options = GatewayOptions {
             clock: clock.clone(),
             random: random.clone(),
-            stopping: CancellationToken::new(),
+            stopping: stopping.clone(),
         };
         let router = bai_gateway::router(Arc::clone(&manager), options);
         let (events, _) = mpsc::channel(1);
@@ -171,6 +175,8 @@ impl Api {
             random,
             router,
             ground,
+            stopping,
+            servers: TaskTracker::new(),
         }
     }
 
@@ -210,12 +216,16 @@ impl Api {
     pub async fn listen(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(bai_gateway::serve(
-            listener,
-            self.router.clone(),
-            CancellationToken::new(),
-        ));
+        let (router, stopping) = (self.router.clone(), self.stopping.clone());
+        self.servers.spawn(bai_gateway::serve(listener, router, stopping));
         address
+    }
+
+    /// Stops every server that [`Api::listen`]s, as the executable does, and waits for it.
+    pub async fn stop_serving(&self) {
+        self.stopping.cancel();
+        self.servers.close();
+        self.servers.wait().await;
     }
 
     /// Opens a signed websocket at a server that [`Api::listen`]s.
@@ -290,19 +300,7 @@ impl Api {
 
     /// Sends a request exactly as it is.
     pub async fn send_raw(&self, method: &str, target: &str, headers: HeaderMap, body: Vec<u8>) -> Answer {
-        let mut request = http::Request::new(Body::from(body.clone()));
-        *request.method_mut() = method.parse().expect("a method");
-        *request.uri_mut() = target.parse().expect("a target");
-        *request.headers_mut() = headers;
-        if !body.is_empty() {
-            request.headers_mut().insert("content-length", body.len().into());
-        }
-        let answer = self
-            .router
-            .clone()
-            .oneshot(request)
-            .await
-            .expect("the router never fails");
+        let answer = self.ask(method, target, headers, body).await;
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
         Answer {
@@ -310,5 +308,33 @@ impl Api {
             headers: parts.headers,
             body,
         }
+    }
+
+    /// Signs and sends a request whose answer is read as it comes.
+    pub async fn follow(&self, request: Request) -> http::Response<Body> {
+        let headers = self.sign(&request, "127.0.0.1:8081");
+        self.ask(&request.method, &request.target, headers, request.body)
+            .await
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> http::Response<Body> {
+        let mut request = http::Request::new(Body::from(body.clone()));
+        *request.method_mut() = method.parse().expect("a method");
+        *request.uri_mut() = target.parse().expect("a target");
+        *request.headers_mut() = headers;
+        if !body.is_empty() {
+            request.headers_mut().insert("content-length", body.len().into());
+        }
+        self.router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router never fails")
     }
 }

@@ -18,6 +18,8 @@ pub mod cast;
 pub mod profile;
 #[cfg(feature = "api")]
 pub mod remote;
+#[cfg(feature = "api")]
+pub mod service;
 pub mod services;
 
 #[cfg(feature = "api")]

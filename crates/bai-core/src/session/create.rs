@@ -15,6 +15,7 @@ use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
 use crate::cluster::Duty;
 use crate::image::Image;
+use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
 
@@ -122,7 +123,10 @@ impl Manager {
                 mounts: mounts.clone(),
             };
             match self.record_session(op, &plan).await? {
-                Recorded::New(kernel) => return self.await_creation(&request, kernel).await,
+                Recorded::New(kernel) => {
+                    self.announce(kernel, Lifecycle::Preparing, "");
+                    return self.await_creation(&request, kernel).await;
+                }
                 // Somebody was faster; look at theirs.
                 Recorded::NameTaken => {}
             }
@@ -201,9 +205,13 @@ impl Manager {
         {
             return Ok(false);
         }
-        tx.terminate_kernel(session.id, "agent-lost", self.clock.now(), None)
+        let has_ended = tx
+            .terminate_kernel(session.id, "agent-lost", self.clock.now(), None)
             .await?;
         tx.commit().await?;
+        if has_ended {
+            self.announce(session.id, Lifecycle::Terminated, "agent-lost");
+        }
         Ok(true)
     }
 
