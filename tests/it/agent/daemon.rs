@@ -14,12 +14,12 @@ use bai_proto::agent::{
 use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverOptions};
 use bai_proto::msgpack;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
-use bai_testkit::services::{Etcd, Redis};
+use bai_testkit::services::{Docker, Etcd, Redis};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{PATIENCE, Place};
+use super::{PATIENCE, Place, rootfs};
 
 const ID: &str = "i-tested";
 
@@ -73,6 +73,11 @@ impl Peer {
                 return info;
             }
         }
+    }
+
+    /// Waits until an agent has started.
+    async fn end_of_start(&mut self) {
+        while !matches!(self.news().await, AgentEvent::InstanceStarted { .. }) {}
     }
 
     /// The next end of a kernel, with its reason.
@@ -326,6 +331,75 @@ async fn an_agent_joins_works_and_leaves() {
     assert!(agent.ended().await.success(), "{}", agent.log());
     assert_eq!(place.processes(), [""; 0]);
     assert_eq!(bed.site.get(&status).await.unwrap(), None, "the id is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_containers_where_there_is_docker() {
+    let Some(bed) = Bed::new().await else { return };
+    let engine = match Docker::start() {
+        Ok(engine) => engine,
+        Err(missing) => return println!("SKIPPED: the agent daemon with Docker, because {missing}"),
+    };
+    let root = tempfile::tempdir().unwrap();
+    rootfs::shell(root.path()).unwrap();
+    let labels = [
+        "LABEL ai.backend.kernelspec=1",
+        "LABEL ai.backend.runtime-type=shell",
+        "LABEL ai.backend.runtime-path=/bin/sh",
+    ];
+    engine
+        .import(root.path(), "shell:1", &labels.map(str::to_owned))
+        .unwrap();
+
+    let mut place = Place::with_runtime(
+        &bed.etcd.address(),
+        "local",
+        ID,
+        "runtime = 'docker'\nnetwork = 'none'",
+    );
+    place.engine = Some(engine.host());
+    let mut peer = Peer::start().await;
+    peer.register(&bed.site).await;
+    let mut agent = place.start();
+    let info = peer.heartbeat().await;
+    let names: Vec<&str> = info
+        .installed
+        .iter()
+        .map(|image| image.repo_tag.as_str())
+        .collect();
+    assert_eq!(names, ["library/shell:1"], "{:?}", info.images);
+    let mut config = shell(&info, &[]);
+    config
+        .environ
+        .insert("NVIDIA_VISIBLE_DEVICES".to_owned(), "void".to_owned());
+    let (rpc, kernel) = (connect(&place), KernelId(uuid::Uuid::from_u128(3)));
+    rpc.create_kernel(kernel, config).await.unwrap();
+    assert_eq!(
+        run(&rpc, kernel, "one", "x=kept; echo $GREETING; id -u").await,
+        "hello\n9001\n"
+    );
+    let id = kernel.to_string();
+    let used = async || {
+        let stats = bed.published(&id).await?;
+        stats["mem"]["stats.max"].as_str()?.parse::<u64>().ok()
+    };
+    agent
+        .until("the container's statistics", async || {
+            used().await.is_some_and(|bytes| bytes > 0)
+        })
+        .await;
+
+    // The container goes on under the next agent.
+    agent.signal("-INT");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    let mut agent = place.start();
+    peer.end_of_start().await;
+    assert_eq!(run(&rpc, kernel, "two", "echo $x").await, "kept\n");
+    let stats = rpc.destroy_kernel(kernel).await.unwrap().expect("statistics");
+    assert!(stats["cpu_used"]["current"].is_string(), "{stats}");
+    assert_eq!(peer.end().await, (kernel, "user-requested".to_owned()));
+    agent.signal("-TERM");
+    assert!(agent.ended().await.success(), "{}", agent.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,9 @@
 
 mod daemon;
 mod original;
+#[expect(dead_code, reason = "the runtime's own tests, whose file it is, use all of it")]
+#[path = "../../../crates/bai-agent/tests/runtime/rootfs.rs"]
+mod rootfs;
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,19 +20,26 @@ use crate::server::{bai, processes_of};
 /// How long any condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder with an `agent.toml` for an agent whose sessions are processes.
+/// A folder with an `agent.toml`.
 struct Place {
     folder: TempDir,
     port: u16,
+    /// Where the container engine is, if sessions are containers.
+    engine: Option<String>,
 }
 
 impl Place {
     /// `etcd` is `host:port`; `own` is put into `[bai]`.
     fn new(etcd: &str, namespace: &str, id: &str, own: &str) -> Self {
+        Self::with_runtime(etcd, namespace, id, &format!("runtime = 'process'\n{own}"))
+    }
+
+    fn with_runtime(etcd: &str, namespace: &str, id: &str, own: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = Self {
             folder: TempDir::with_prefix("bai-agent-").unwrap(),
             port: port.local_addr().unwrap().port(),
+            engine: None,
         };
         let folder = place.folder.path().display();
         let text = format!(
@@ -38,7 +48,7 @@ impl Place {
              [container]\nsandbox-type = 'docker'\nscratch-type = 'hostdir'\nscratch-root = '{folder}/scratch'\n\
              port-range = '31100-31199'\n\
              [resource]\nreserved-cpu = 0\nreserved-mem = '64m'\n\
-             [bai]\nruntime = 'process'\ndata-dir = '{folder}/data'\n{own}\n",
+             [bai]\ndata-dir = '{folder}/data'\n{own}\n",
             place.port
         );
         fs::write(place.path("agent.toml"), text).unwrap();
@@ -55,6 +65,7 @@ impl Place {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(bai());
+        command.envs(self.engine.iter().map(|engine| ("DOCKER_HOST", engine)));
         command
             .arg("agent")
             .arg("--config")

@@ -110,7 +110,10 @@ fn images(site: &Site) -> Vec<String> {
     let keys = "EVAL \"return redis.status_reply(table.concat(redis.call('keys', '*'), ' '))\" 0";
     let lines = site.redis.commands(&["SELECT 3", keys]);
     let names = lines[1].trim_start_matches('+').split(' ');
-    names.filter(|name| name.contains("-host")).map(str::to_owned).collect()
+    names
+        .filter(|name| name.contains("-host"))
+        .map(str::to_owned)
+        .collect()
 }
 
 async fn until(agent: &mut Running, what: &str, is_met: impl AsyncFnMut() -> bool) {
@@ -127,7 +130,12 @@ async fn the_original_manager_works_with_our_agent() {
     };
     let at = Caller(&site);
     // Names of images mean something to the original only with a registry.
-    let registry = ["etcd", "put", "config/docker/registry/index.docker.io", "https://registry-1.docker.io"];
+    let registry = [
+        "etcd",
+        "put",
+        "config/docker/registry/index.docker.io",
+        "https://registry-1.docker.io",
+    ];
     site.original(&registry).unwrap();
     let original = site.start_original();
     let place = Place::new(&site.etcd.address(), "backend", ID, "");

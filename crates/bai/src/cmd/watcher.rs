@@ -101,9 +101,18 @@ async fn watch(config: &AgentConfig, notifier: &Notifier) -> Result<()> {
         token,
         settings: watcher.clone(),
     });
-    let serving = serve_with(listen::listen(listener)?, router(service), options, stopping.clone());
+    let serving = serve_with(
+        listen::listen(listener)?,
+        router(service),
+        options,
+        stopping.clone(),
+    );
     let serving = tokio::spawn(serving);
-    tracing::info!(service = watcher.target_service, "watching at {}", watcher.service_addr);
+    tracing::info!(
+        service = watcher.target_service,
+        "watching at {}",
+        watcher.service_addr
+    );
     notifier.ready("watching");
     end.received().await;
     notifier.stopping();
@@ -155,12 +164,16 @@ fn router(service: Arc<Service>) -> Router {
 
 /// Lets those in who have the token.
 async fn admit(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(TOKEN_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
+    let given = request
+        .headers()
+        .get(TOKEN_HEADER)
+        .map_or(&b""[..], HeaderValue::as_bytes);
     let mut response = if bool::from(given.ct_eq(service.token.as_bytes())) {
         next.run(request).await
     } else {
         tracing::warn!("a request without the token was refused");
-        let body = json!({ "error": format!("the header {TOKEN_HEADER} must be the site's token, {TOKEN_KEY}") });
+        let body =
+            json!({ "error": format!("the header {TOKEN_HEADER} must be the site's token, {TOKEN_KEY}") });
         (StatusCode::FORBIDDEN, Json(body)).into_response()
     };
     let server = HeaderValue::from_static("BackendAI-AgentWatcher");
@@ -262,23 +275,36 @@ mod tests {
             request = request.header(TOKEN_HEADER, token);
         }
         let request = request.body(axum::body::Body::empty()).expect("a request");
-        let response = tower::ServiceExt::oneshot(router(service), request).await.expect("an answer");
+        let response = tower::ServiceExt::oneshot(router(service), request)
+            .await
+            .expect("an answer");
         let server = response.headers()[header::SERVER].clone();
         assert_eq!(server, "BackendAI-AgentWatcher");
         let status = response.status();
-        let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.expect("a body");
+        let body = axum::body::to_bytes(response.into_body(), 1 << 16)
+            .await
+            .expect("a body");
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
     #[tokio::test]
     async fn nothing_is_done_without_the_token() {
-        for token in [None, Some(""), Some("insecure"), Some("a-secre"), Some("a-secret-")] {
+        for token in [
+            None,
+            Some(""),
+            Some("insecure"),
+            Some("a-secre"),
+            Some("a-secret-"),
+        ] {
             for path in ["/", "/nowhere"] {
                 let (status, body) = ask(true, "GET", path, token).await;
                 assert_eq!(status, StatusCode::FORBIDDEN, "{path} {token:?}");
                 assert!(body.contains(TOKEN_HEADER), "{body}");
             }
-            assert_eq!(ask(true, "POST", "/shutdown", token).await.0, StatusCode::FORBIDDEN);
+            assert_eq!(
+                ask(true, "POST", "/shutdown", token).await.0,
+                StatusCode::FORBIDDEN
+            );
         }
     }
 

@@ -81,7 +81,10 @@ fn certified(
     let read = CertificateDer::pem_file_iter(chain).with_context(unusable)?;
     let certificates: Vec<_> = read.collect::<Result<_, _>>().with_context(unusable)?;
     if certificates.is_empty() {
-        bail!("{} holds no certificate in PEM ({chain_setting})", chain.display());
+        bail!(
+            "{} holds no certificate in PEM ({chain_setting})",
+            chain.display()
+        );
     }
     let unusable = || format!("cannot use {} ({key_setting})", key.display());
     let key_read = PrivateKeyDer::from_pem_file(key).with_context(unusable)?;
