@@ -14,7 +14,8 @@ use bai_proto::agent::{
 use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverOptions};
 use bai_proto::msgpack;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
-use bai_testkit::services::{Docker, Etcd, Redis};
+use bai_proto::zmtp::Tls;
+use bai_testkit::services::{Certificates, Docker, Etcd, Redis};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -32,7 +33,11 @@ struct Peer {
 
 impl Peer {
     async fn start() -> Self {
-        let receiver = EventReceiver::bind(([127, 0, 0, 1], 0).into(), ReceiverOptions::default()).await;
+        Self::start_with(ReceiverOptions::default()).await
+    }
+
+    async fn start_with(options: ReceiverOptions) -> Self {
+        let receiver = EventReceiver::bind(([127, 0, 0, 1], 0).into(), options).await;
         let receiver = receiver.unwrap();
         let address = receiver.local_addr().unwrap().to_string();
         let (sender, events) = mpsc::channel(1000);
@@ -419,6 +424,79 @@ async fn strangers_cannot_call() {
             .contains("not on the allow-list")
     };
     agent.until("the refusal", is_refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_events_are_encrypted_where_that_is_wanted() {
+    let Some(bed) = Bed::new().await else { return };
+    let certificates = match Certificates::make() {
+        Ok(certificates) => certificates,
+        Err(missing) => return println!("SKIPPED: TLS between managers and agents, because {missing}"),
+    };
+    let files = [
+        certificates.authority(),
+        certificates.certificate(),
+        certificates.key(),
+    ];
+    let [authority, certificate, key] = files.each_ref().map(|file| file.display());
+    let place = bed.place(&format!(
+        "[bai.tls]\nauthority = '{authority}'\ncertificate = '{certificate}'\nkey = '{key}'"
+    ));
+    let [authority, certificate, key] = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    let tls = Tls::new(&authority, &certificate, &key).unwrap();
+    let mut peer = Peer::start_with(ReceiverOptions {
+        tls: Some(tls.clone()),
+        ..ReceiverOptions::default()
+    })
+    .await;
+    peer.register(&bed.site).await;
+    let mut agent = place.start();
+    peer.heartbeat().await;
+    let options = AgentOptions {
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        tls: Some(tls),
+    };
+    let rpc = ZmqAgent::connect(place.endpoint().parse().unwrap(), options);
+    assert_eq!(rpc.list_kernels().await.unwrap(), []);
+    assert!(connect(&place).list_kernels().await.is_err(), "not in clear");
+    agent.signal("-TERM");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watcher_wants_a_token_of_the_sites_own() {
+    let Some(bed) = Bed::new().await else { return };
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let place = bed.place(&format!(
+        "start-timeout = 30\n[watcher]\nservice-addr = '127.0.0.1:{port}'\ntarget-service = 'bai-nothing.service'"
+    ));
+    let refused = place.watcher().output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("bai etcd put config/watcher/token"), "{text}");
+
+    bed.site.put("config/watcher/token", "sesame").await.unwrap();
+    let mut watcher = place.run(place.watcher());
+    // Another test may have done it.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let ask = async |token: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client
+            .get(format!("http://127.0.0.1:{port}/"))
+            .header("X-BackendAI-Watcher-Token", token);
+        request.send().await.ok().map(|answer| answer.status().as_u16())
+    };
+    watcher
+        .until("the watcher", async || ask("sesame").await == Some(200))
+        .await;
+    assert_eq!(ask("insecure").await, Some(403));
+    watcher.signal("-TERM");
+    assert!(watcher.ended().await.success(), "{}", watcher.log());
 }
 
 #[test]

@@ -3,7 +3,10 @@
 
 mod daemon;
 mod original;
-#[expect(dead_code, reason = "the runtime's own tests, whose file it is, use all of it")]
+#[expect(
+    dead_code,
+    reason = "the runtime's own tests, whose file it is, use all of it"
+)]
 #[path = "../../../crates/bai-agent/tests/runtime/rootfs.rs"]
 mod rootfs;
 
@@ -64,21 +67,31 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.bai("agent");
+        command.args(arguments);
+        command
+    }
+
+    fn watcher(&self) -> Command {
+        self.bai("watcher")
+    }
+
+    fn bai(&self, role: &str) -> Command {
         let mut command = Command::new(bai());
         command.envs(self.engine.iter().map(|engine| ("DOCKER_HOST", engine)));
-        command
-            .arg("agent")
-            .arg("--config")
-            .arg(self.path("agent.toml"))
-            .args(arguments);
+        command.arg(role).arg("--config").arg(self.path("agent.toml"));
         command
     }
 
     fn start(&self) -> Running {
+        self.run(self.command(&[]))
+    }
+
+    fn run(&self, mut command: Command) -> Running {
         let log = self.path("log");
         let file = fs::File::options().create(true).append(true).open(&log).unwrap();
         Running {
-            child: self.command(&[]).stderr(file).spawn().unwrap(),
+            child: command.stderr(file).spawn().unwrap(),
             log,
         }
     }
