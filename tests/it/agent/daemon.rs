@@ -15,7 +15,7 @@ use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverO
 use bai_proto::msgpack;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
 use bai_proto::zmtp::Tls;
-use bai_testkit::services::{Certificates, Docker, Etcd, Redis};
+use bai_testkit::services::{Certificates, Docker, Etcd, Missing, Redis};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -162,15 +162,8 @@ struct Bed {
 }
 
 impl Bed {
-    async fn new() -> Option<Self> {
-        let services = Etcd::start().and_then(|etcd| Ok((etcd, Redis::start()?)));
-        let (etcd, redis) = match services {
-            Ok(services) => services,
-            Err(missing) => {
-                println!("SKIPPED: the agent daemon, because {missing}");
-                return None;
-            }
-        };
+    async fn new() -> Result<Self, Missing> {
+        let (etcd, redis) = (Etcd::start()?, Redis::start()?);
         let clock = Arc::new(SystemClock);
         let store = kv::open(&format!("etcd://{}", etcd.address()), clock.clone())
             .await
@@ -180,7 +173,7 @@ impl Bed {
         let broker = broker::open(&format!("redis://{}", redis.address()), clock)
             .await
             .unwrap();
-        Some(Self {
+        Ok(Self {
             site,
             broker,
             redis,
@@ -202,7 +195,10 @@ impl Bed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_joins_works_and_leaves() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let place = bed.place("mock-devices = 2\nmock-shares = 1");
     let mut agent = place.start();
     // Without a manager it waits.
@@ -340,7 +336,10 @@ async fn an_agent_joins_works_and_leaves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_containers_where_there_is_docker() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let engine = match Docker::start() {
         Ok(engine) => engine,
         Err(missing) => return println!("SKIPPED: the agent daemon with Docker, because {missing}"),
@@ -409,7 +408,10 @@ async fn sessions_are_containers_where_there_is_docker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_cannot_call() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let place = bed.place("allow-managers = ['10.1.2.0/24']");
     let mut peer = Peer::start().await;
     peer.register(&bed.site).await;
@@ -428,7 +430,10 @@ async fn strangers_cannot_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_and_events_are_encrypted_where_that_is_wanted() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let certificates = match Certificates::make() {
         Ok(certificates) => certificates,
         Err(missing) => return println!("SKIPPED: TLS between managers and agents, because {missing}"),
@@ -466,7 +471,10 @@ async fn calls_and_events_are_encrypted_where_that_is_wanted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watcher_wants_a_token_of_the_sites_own() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

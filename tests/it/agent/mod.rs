@@ -11,6 +11,7 @@ mod original;
 mod rootfs;
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -165,7 +166,7 @@ impl Drop for Running {
         _ = self.child.kill();
         _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the agent's log:\n{}", self.log());
+            _ = writeln!(std::io::stderr(), "the agent's log:\n{}", self.log());
         }
     }
 }
