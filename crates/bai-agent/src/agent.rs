@@ -162,6 +162,8 @@ impl Agent {
         if let Some(period) = heartbeat_period {
             let beating = heartbeat::send_regularly(Arc::clone(&host), period);
             host.tasks.spawn_until_stopped("heartbeats", beating);
+            let looking = heartbeat::refresh_regularly(Arc::clone(&host));
+            host.tasks.spawn_until_stopped("images", looking);
         }
         host.tasks.spawn_until_stopped(
             "idle kernels",
@@ -187,6 +189,10 @@ impl Agent {
     /// Stops the agent, when what it has begun is finished. Kernels end, too, or go on and are found again by the next
     /// agent with the same folder.
     pub async fn shutdown(&self, destroy_kernels: bool) {
+        // Before anything stops, lest a run that cannot go on seems to have failed.
+        for life in self.host.registry.all().iter().filter_map(|kernel| kernel.life()) {
+            life.runs.close();
+        }
         // From here on no call begins anything.
         self.host.tasks.stop();
         if destroy_kernels {
@@ -221,7 +227,6 @@ impl Agent {
     /// `RuntimeError` when there is no engine, no such image, or no way to run it, with what to do.
     pub async fn add_image(&self, name: &str) -> Result<AgentImage, AgentError> {
         let added = self.host.images.add(name).await?;
-        self.host.offer.forget().await;
         heartbeat::send(&self.host).await;
         Ok(added)
     }

@@ -1,16 +1,15 @@
 //! What the agent says of itself, at every change and again and again (`agent-protocol.md` 3.3).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bai_model::AgentId;
 use bai_proto::event::{AgentEvent, AgentImage, AgentInfo, InstalledImage};
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
 use crate::host::Host;
 
-/// How long a list of images is good for.
+/// Between two looks at the images.
 const IMAGES: Duration = Duration::from_secs(60);
 /// What container engines leave out of names.
 const HUB: &str = "index.docker.io/";
@@ -33,32 +32,36 @@ impl Identity {
     }
 }
 
-/// The images that are offered, for as long as the list is good.
+/// The images that are offered, as they were when last looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Offer(tokio::sync::Mutex<Option<(Instant, Vec<AgentImage>)>>);
+pub(crate) struct Offer(Mutex<Vec<AgentImage>>);
 
 impl Offer {
-    pub async fn forget(&self) {
-        *self.0.lock().await = None;
-    }
-
-    async fn list(&self, host: &Host) -> Vec<AgentImage> {
-        let mut kept = self.0.lock().await;
-        if let Some((since, images)) = &*kept
-            && since.elapsed() < IMAGES
-        {
-            return images.clone();
-        }
-        let images = host.images.list().await;
-        *kept = Some((Instant::now(), images.clone()));
-        images
+    fn images(&self) -> MutexGuard<'_, Vec<AgentImage>> {
+        // Assignments only: nothing is half done after a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sends one heartbeat.
+/// Looks at the images again. What cannot be found out stays as it was.
+async fn refresh(host: &Host) {
+    if let Some(images) = host.images.list().await {
+        *host.offer.images() = images;
+    }
+}
+
+/// Looks at the images again and again, beside the heartbeats, which an engine that hangs must not hold up.
+pub(crate) async fn refresh_regularly(host: Arc<Host>) {
+    loop {
+        tokio::time::sleep(IMAGES).await;
+        refresh(&host).await;
+    }
+}
+
+/// Sends one heartbeat with what there is now.
 pub(crate) async fn send(host: &Host) {
-    let event = heartbeat(host).await;
-    host.tell(event).await;
+    refresh(host).await;
+    host.tell(heartbeat(host)).await;
 }
 
 /// Sends one after the other, whatever else goes wrong.
@@ -69,15 +72,14 @@ pub(crate) async fn send_regularly(host: Arc<Host>, period: Duration) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let event = heartbeat(&host).await;
         // There will be another.
-        host.tell_if_room(event);
+        host.tell_if_room(heartbeat(&host));
     }
 }
 
-async fn heartbeat(host: &Host) -> AgentEvent {
+fn heartbeat(host: &Host) -> AgentEvent {
     let version = env!("CARGO_PKG_VERSION");
-    let images = host.offer.list(host).await;
+    let images = host.offer.images().clone();
     let installed = images.iter().map(|image| InstalledImage {
         repo_tag: image
             .canonical

@@ -92,14 +92,17 @@ impl Shelf {
         }
     }
 
-    /// What is offered now.
-    pub async fn list(&self) -> Vec<AgentImage> {
+    /// What is offered now; nothing when that cannot be found out.
+    pub async fn list(&self) -> Option<Vec<AgentImage>> {
         match self {
-            Self::Fixed(images) => images.clone(),
-            Self::Engine(images) => images.list().await.unwrap_or_else(|error| {
-                tracing::error!(%error, "the images of the container engine are not known");
-                Vec::new()
-            }),
+            Self::Fixed(images) => Some(images.clone()),
+            Self::Engine(images) => images
+                .list()
+                .await
+                .inspect_err(
+                    |error| tracing::error!(%error, "the images of the container engine are not known"),
+                )
+                .ok(),
         }
     }
 

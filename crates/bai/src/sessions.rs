@@ -57,6 +57,8 @@ pub struct Wanted<'a> {
     pub only_image: Option<&'a str>,
     /// User and group of sessions in containers, when they are not for the runtime to choose.
     pub user: Option<(u32, u32)>,
+    /// The engine's network for containers, if not its default.
+    pub network: Option<&'a str>,
 }
 
 /// A runtime with the images that it can run.
@@ -130,6 +132,7 @@ async fn containers(local: &Wanted<'_>, engine: Engine) -> Result<Sessions> {
     let saying = format!("sessions are containers of Docker {}", engine.version);
     let mut docker = DockerOptions::new(runner, data_dir.display().to_string());
     docker.user = local.user.unwrap_or(docker.user);
+    docker.network = local.network.map(str::to_owned);
     let runtime = DockerRuntime::open(engine, docker, data_dir.join(IMAGES)).await?;
     Ok(Sessions {
         chosen: RuntimeChoice::Docker,

@@ -436,6 +436,7 @@ async fn start_agent(
         ephemeral: local.ephemeral,
         only_image: local.only_image.as_deref(),
         user: None,
+        network: None,
     })
     .await?;
     let id = local.id.clone();

@@ -14,12 +14,13 @@ use bai_proto::agent::{
 use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverOptions};
 use bai_proto::msgpack;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
-use bai_testkit::services::{Etcd, Redis};
+use bai_proto::zmtp::Tls;
+use bai_testkit::services::{Certificates, Docker, Etcd, Missing, Redis};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{PATIENCE, Place};
+use super::{PATIENCE, Place, rootfs};
 
 const ID: &str = "i-tested";
 
@@ -32,7 +33,11 @@ struct Peer {
 
 impl Peer {
     async fn start() -> Self {
-        let receiver = EventReceiver::bind(([127, 0, 0, 1], 0).into(), ReceiverOptions::default()).await;
+        Self::start_with(ReceiverOptions::default()).await
+    }
+
+    async fn start_with(options: ReceiverOptions) -> Self {
+        let receiver = EventReceiver::bind(([127, 0, 0, 1], 0).into(), options).await;
         let receiver = receiver.unwrap();
         let address = receiver.local_addr().unwrap().to_string();
         let (sender, events) = mpsc::channel(1000);
@@ -73,6 +78,11 @@ impl Peer {
                 return info;
             }
         }
+    }
+
+    /// Waits until an agent has started.
+    async fn end_of_start(&mut self) {
+        while !matches!(self.news().await, AgentEvent::InstanceStarted { .. }) {}
     }
 
     /// The next end of a kernel, with its reason.
@@ -152,15 +162,8 @@ struct Bed {
 }
 
 impl Bed {
-    async fn new() -> Option<Self> {
-        let services = Etcd::start().and_then(|etcd| Ok((etcd, Redis::start()?)));
-        let (etcd, redis) = match services {
-            Ok(services) => services,
-            Err(missing) => {
-                println!("SKIPPED: the agent daemon, because {missing}");
-                return None;
-            }
-        };
+    async fn new() -> Result<Self, Missing> {
+        let (etcd, redis) = (Etcd::start()?, Redis::start()?);
         let clock = Arc::new(SystemClock);
         let store = kv::open(&format!("etcd://{}", etcd.address()), clock.clone())
             .await
@@ -170,7 +173,7 @@ impl Bed {
         let broker = broker::open(&format!("redis://{}", redis.address()), clock)
             .await
             .unwrap();
-        Some(Self {
+        Ok(Self {
             site,
             broker,
             redis,
@@ -192,7 +195,10 @@ impl Bed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_joins_works_and_leaves() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let place = bed.place("mock-devices = 2\nmock-shares = 1");
     let mut agent = place.start();
     // Without a manager it waits.
@@ -329,8 +335,83 @@ async fn an_agent_joins_works_and_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_containers_where_there_is_docker() {
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
+    let engine = match Docker::start() {
+        Ok(engine) => engine,
+        Err(missing) => return println!("SKIPPED: the agent daemon with Docker, because {missing}"),
+    };
+    let root = tempfile::tempdir().unwrap();
+    rootfs::shell(root.path()).unwrap();
+    let labels = [
+        "LABEL ai.backend.kernelspec=1",
+        "LABEL ai.backend.runtime-type=shell",
+        "LABEL ai.backend.runtime-path=/bin/sh",
+    ];
+    engine
+        .import(root.path(), "shell:1", &labels.map(str::to_owned))
+        .unwrap();
+
+    let mut place = Place::with_runtime(
+        &bed.etcd.address(),
+        "local",
+        ID,
+        "runtime = 'docker'\nnetwork = 'none'",
+    );
+    place.engine = Some(engine.host());
+    let mut peer = Peer::start().await;
+    peer.register(&bed.site).await;
+    let mut agent = place.start();
+    let info = peer.heartbeat().await;
+    let names: Vec<&str> = info
+        .installed
+        .iter()
+        .map(|image| image.repo_tag.as_str())
+        .collect();
+    assert_eq!(names, ["library/shell:1"], "{:?}", info.images);
+    let mut config = shell(&info, &[]);
+    config
+        .environ
+        .insert("NVIDIA_VISIBLE_DEVICES".to_owned(), "void".to_owned());
+    let (rpc, kernel) = (connect(&place), KernelId(uuid::Uuid::from_u128(3)));
+    rpc.create_kernel(kernel, config).await.unwrap();
+    assert_eq!(
+        run(&rpc, kernel, "one", "x=kept; echo $GREETING; id -u").await,
+        "hello\n9001\n"
+    );
+    let id = kernel.to_string();
+    let used = async || {
+        let stats = bed.published(&id).await?;
+        stats["mem"]["stats.max"].as_str()?.parse::<u64>().ok()
+    };
+    agent
+        .until("the container's statistics", async || {
+            used().await.is_some_and(|bytes| bytes > 0)
+        })
+        .await;
+
+    // The container goes on under the next agent.
+    agent.signal("-INT");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    let mut agent = place.start();
+    peer.end_of_start().await;
+    assert_eq!(run(&rpc, kernel, "two", "echo $x").await, "kept\n");
+    let stats = rpc.destroy_kernel(kernel).await.unwrap().expect("statistics");
+    assert!(stats["cpu_used"]["current"].is_string(), "{stats}");
+    assert_eq!(peer.end().await, (kernel, "user-requested".to_owned()));
+    agent.signal("-TERM");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_cannot_call() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
     let place = bed.place("allow-managers = ['10.1.2.0/24']");
     let mut peer = Peer::start().await;
     peer.register(&bed.site).await;
@@ -345,6 +426,85 @@ async fn strangers_cannot_call() {
             .contains("not on the allow-list")
     };
     agent.until("the refusal", is_refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_events_are_encrypted_where_that_is_wanted() {
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
+    let certificates = match Certificates::make() {
+        Ok(certificates) => certificates,
+        Err(missing) => return println!("SKIPPED: TLS between managers and agents, because {missing}"),
+    };
+    let files = [
+        certificates.authority(),
+        certificates.certificate(),
+        certificates.key(),
+    ];
+    let [authority, certificate, key] = files.each_ref().map(|file| file.display());
+    let place = bed.place(&format!(
+        "[bai.tls]\nauthority = '{authority}'\ncertificate = '{certificate}'\nkey = '{key}'"
+    ));
+    let [authority, certificate, key] = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    let tls = Tls::new(&authority, &certificate, &key).unwrap();
+    let mut peer = Peer::start_with(ReceiverOptions {
+        tls: Some(tls.clone()),
+        ..ReceiverOptions::default()
+    })
+    .await;
+    peer.register(&bed.site).await;
+    let mut agent = place.start();
+    peer.heartbeat().await;
+    let options = AgentOptions {
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        tls: Some(tls),
+    };
+    let rpc = ZmqAgent::connect(place.endpoint().parse().unwrap(), options);
+    assert_eq!(rpc.list_kernels().await.unwrap(), []);
+    assert!(connect(&place).list_kernels().await.is_err(), "not in clear");
+    agent.signal("-TERM");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watcher_wants_a_token_of_the_sites_own() {
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let place = bed.place(&format!(
+        "start-timeout = 30\n[watcher]\nservice-addr = '127.0.0.1:{port}'\ntarget-service = 'bai-nothing.service'"
+    ));
+    let refused = place.watcher().output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("bai etcd put config/watcher/token"), "{text}");
+
+    bed.site.put("config/watcher/token", "sesame").await.unwrap();
+    let mut watcher = place.run(place.watcher());
+    // Another test may have done it.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let ask = async |token: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client
+            .get(format!("http://127.0.0.1:{port}/"))
+            .header("X-BackendAI-Watcher-Token", token);
+        request.send().await.ok().map(|answer| answer.status().as_u16())
+    };
+    watcher
+        .until("the watcher", async || ask("sesame").await == Some(200))
+        .await;
+    assert_eq!(ask("insecure").await, Some(403));
+    watcher.signal("-TERM");
+    assert!(watcher.ended().await.success(), "{}", watcher.log());
 }
 
 #[test]

@@ -3,8 +3,15 @@
 
 mod daemon;
 mod original;
+#[expect(
+    dead_code,
+    reason = "the runtime's own tests, whose file it is, use all of it"
+)]
+#[path = "../../../crates/bai-agent/tests/runtime/rootfs.rs"]
+mod rootfs;
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -17,19 +24,26 @@ use crate::server::{bai, processes_of};
 /// How long any condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder with an `agent.toml` for an agent whose sessions are processes.
+/// A folder with an `agent.toml`.
 struct Place {
     folder: TempDir,
     port: u16,
+    /// Where the container engine is, if sessions are containers.
+    engine: Option<String>,
 }
 
 impl Place {
     /// `etcd` is `host:port`; `own` is put into `[bai]`.
     fn new(etcd: &str, namespace: &str, id: &str, own: &str) -> Self {
+        Self::with_runtime(etcd, namespace, id, &format!("runtime = 'process'\n{own}"))
+    }
+
+    fn with_runtime(etcd: &str, namespace: &str, id: &str, own: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = Self {
             folder: TempDir::with_prefix("bai-agent-").unwrap(),
             port: port.local_addr().unwrap().port(),
+            engine: None,
         };
         let folder = place.folder.path().display();
         let text = format!(
@@ -38,7 +52,7 @@ impl Place {
              [container]\nsandbox-type = 'docker'\nscratch-type = 'hostdir'\nscratch-root = '{folder}/scratch'\n\
              port-range = '31100-31199'\n\
              [resource]\nreserved-cpu = 0\nreserved-mem = '64m'\n\
-             [bai]\nruntime = 'process'\ndata-dir = '{folder}/data'\n{own}\n",
+             [bai]\ndata-dir = '{folder}/data'\n{own}\n",
             place.port
         );
         fs::write(place.path("agent.toml"), text).unwrap();
@@ -54,20 +68,31 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(bai());
+        let mut command = self.bai("agent");
+        command.args(arguments);
         command
-            .arg("agent")
-            .arg("--config")
-            .arg(self.path("agent.toml"))
-            .args(arguments);
+    }
+
+    fn watcher(&self) -> Command {
+        self.bai("watcher")
+    }
+
+    fn bai(&self, role: &str) -> Command {
+        let mut command = Command::new(bai());
+        command.envs(self.engine.iter().map(|engine| ("DOCKER_HOST", engine)));
+        command.arg(role).arg("--config").arg(self.path("agent.toml"));
         command
     }
 
     fn start(&self) -> Running {
+        self.run(self.command(&[]))
+    }
+
+    fn run(&self, mut command: Command) -> Running {
         let log = self.path("log");
         let file = fs::File::options().create(true).append(true).open(&log).unwrap();
         Running {
-            child: self.command(&[]).stderr(file).spawn().unwrap(),
+            child: command.stderr(file).spawn().unwrap(),
             log,
         }
     }
@@ -141,7 +166,7 @@ impl Drop for Running {
         _ = self.child.kill();
         _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the agent's log:\n{}", self.log());
+            _ = writeln!(std::io::stderr(), "the agent's log:\n{}", self.log());
         }
     }
 }

@@ -22,7 +22,7 @@ use super::state::KernelState;
 use super::terminal::{Size, Terminal};
 use crate::host::Host;
 use crate::runtime::{KernelSpec, Sample};
-use crate::stats::History;
+use crate::stats::{History, Size};
 
 /// A kernel that exists, with or without processes.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ struct Inner {
     /// Of the present life.
     history: History,
     stats: Option<Value>,
+    scratch: Size,
 }
 
 /// The time between a start and an end of a kernel's processes.
@@ -65,6 +66,7 @@ impl Kernel {
                 last_used: now,
                 history: History::default(),
                 stats: None,
+                scratch: Size::default(),
             }),
         }
     }
@@ -114,10 +116,15 @@ impl Kernel {
         limit > 0 && (now - inner.last_used).num_seconds() > limit
     }
 
+    pub fn scratch_size(&self) -> Size {
+        self.lock().scratch
+    }
+
     /// Takes a measurement in; what is known now.
-    pub fn add_measurement(&self, sample: &Sample, limit: u64, now: Instant) -> Value {
+    pub fn add_measurement(&self, sample: &Sample, scratch: Size, limit: u64, now: Instant) -> Value {
         let mut inner = self.lock();
-        let stats = inner.history.add(sample, limit, now);
+        inner.scratch = scratch;
+        let stats = inner.history.add(sample, scratch.bytes, limit, now);
         inner.stats = Some(stats.clone());
         stats
     }

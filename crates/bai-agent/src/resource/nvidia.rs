@@ -70,7 +70,8 @@ impl Driver {
                 number,
                 uuid: device.uuid()?,
                 name: device.name()?,
-                memory: device.memory_info()?.total,
+                // Drivers before 510 do not tell it to this library.
+                memory: device.memory_info().map_or(0, |memory| memory.total),
             })
         };
         let all = |count| (0..count).map(gpu).collect::<Result<Vec<_>, _>>();
@@ -98,6 +99,69 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A driver's library with two devices, as far as it is called here.
+    const LIBRARY: &str = r#"
+        #include <string.h>
+        typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_t;
+        typedef struct { unsigned gpu, memory; } utilization_t;
+        static int devices[2];
+        int nvmlInit_v2(void) { return 0; }
+        int nvmlShutdown(void) { return 0; }
+        int nvmlSystemGetDriverVersion(char *text, unsigned size) { strncpy(text, "550.1", size); return 0; }
+        int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+        int nvmlDeviceGetHandleByIndex_v2(unsigned n, int **device) { *device = &devices[n]; return n < 2 ? 0 : 2; }
+        int nvmlDeviceGetUUID(int *device, char *text, unsigned size)
+            { strncpy(text, device == devices ? "GPU-a" : "GPU-b", size); return 0; }
+        int nvmlDeviceGetName(int *device, char *text, unsigned size) { strncpy(text, "T4", size); return 0; }
+        int nvmlDeviceGetMemoryInfo_v2(int *device, memory_t *memory)
+            { memory->total = 1000; memory->used = 10; memory->free = 990; return 0; }
+        int nvmlDeviceGetUtilizationRates(int *device, utilization_t *rates) { rates->gpu = 25; return 0; }
+    "#;
+
+    #[test]
+    fn a_driver_is_asked_for_its_devices() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (source, library) = (
+            folder.path().join("nvml.c"),
+            folder.path().join("libnvidia-ml.so.1"),
+        );
+        std::fs::write(&source, LIBRARY).expect("written");
+        let compiled = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .status();
+        if !compiled.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: NVIDIA's library, because there is no C compiler to make a pretended one");
+            return;
+        }
+        let driver = Driver::open(Some(library.as_os_str()))
+            .expect("it works")
+            .expect("it is there");
+        assert_eq!(driver.version(), "550.1");
+        let gpus = driver.gpus().expect("devices");
+        let found: Vec<_> = gpus
+            .iter()
+            .map(|gpu| (gpu.number, gpu.uuid.as_str(), gpu.memory))
+            .collect();
+        assert_eq!(found, [(0, "GPU-a", 1000), (1, "GPU-b", 1000)]);
+        let usage = Usage {
+            number: 1,
+            memory_used: 10,
+            memory: 1000,
+            busy: 25,
+        };
+        assert_eq!(driver.usage()[1], usage);
+    }
+
+    #[test]
+    fn a_library_that_is_none_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let library = folder.path().join("libnvidia-ml.so.1");
+        std::fs::write(&library, "not a library").expect("written");
+        // The system's loader does not tell it from one that is missing.
+        assert!(Driver::open(Some(library.as_os_str())).is_ok_and(|driver| driver.is_none()));
+    }
 
     #[test]
     fn a_host_without_the_library_has_no_devices() {

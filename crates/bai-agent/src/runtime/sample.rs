@@ -2,13 +2,7 @@
 //!
 //! Invariants: measuring never fails; what cannot be measured is zero.
 //!
-//! Not here: what is told of it (`stats`).
-
-use std::fs;
-use std::path::Path;
-
-/// A work folder with more entries than this is reported with the size of as many.
-const MAX_FILES: usize = 20_000;
+//! Not here: what is told of it, and how large its folder is (`stats`).
 
 /// What a kernel has used so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,29 +15,8 @@ pub struct Sample {
     /// Bytes of block devices.
     pub read: u64,
     pub written: u64,
-    /// Bytes below the work folder.
-    pub scratch: u64,
     /// Bytes received and sent, where the kernel has a network of its own.
     pub network: Option<(u64, u64)>,
-}
-
-/// Bytes of the files below a folder. Blocking.
-pub fn folder_size(folder: &Path) -> u64 {
-    let mut total = 0;
-    let mut left = MAX_FILES;
-    let mut queue = vec![folder.to_owned()];
-    while let Some(folder) = queue.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten().take(left) {
-            left = left.saturating_sub(1);
-            // Does not follow links.
-            let Ok(meta) = entry.metadata() else { continue };
-            total += meta.len();
-            if meta.is_dir() {
-                queue.push(entry.path());
-            }
-        }
-    }
-    total
 }
 
 /// Bytes received and sent by all interfaces but the loopback in a `net/dev` of `/proc`.

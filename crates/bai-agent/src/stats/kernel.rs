@@ -25,16 +25,17 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Takes a measurement in; what is known now. `limit` is the memory that the kernel may use, 0 for all.
+    /// Takes a measurement in; what is known now. `scratch` is the size of its folder, `limit` the memory that it may use, 0
+    /// for all.
     #[expect(clippy::cast_precision_loss, reason = "bytes below 2^53, and statistics")]
-    pub fn add(&mut self, sample: &Sample, limit: u64, now: Instant) -> Value {
+    pub fn add(&mut self, sample: &Sample, scratch: u64, limit: u64, now: Instant) -> Value {
         self.cpu.add(sample.cpu, now);
         // A hundred percent are a thousand milliseconds in a second.
         self.utilisation.add(self.cpu.rate() / 10.0, now);
         self.memory.add(sample.memory as f64, now);
         self.read.add(sample.read as f64, now);
         self.written.add(sample.written as f64, now);
-        self.scratch.add(sample.scratch as f64, now);
+        self.scratch.add(scratch as f64, now);
         let most = self.memory.max().max(sample.memory_peak as f64);
         let mut memory = metric(self.memory.last(), Some(most), Unit::Bytes);
         memory.insert("stats.max".to_owned(), Value::from(number(most, 3)));
@@ -84,7 +85,7 @@ mod tests {
             memory_peak: 600,
             ..Sample::default()
         };
-        let told = history.add(&first, 1024, begun);
+        let told = history.add(&first, 0, 1024, begun);
         assert_eq!(told["cpu_util"]["pct"], "0");
         assert_eq!(told["cpu_used"]["current"], "1000");
         let second = Sample {
@@ -92,11 +93,10 @@ mod tests {
             memory: 256,
             memory_peak: 600,
             read: 100,
-            scratch: 7,
             network: Some((2000, 10)),
             ..Sample::default()
         };
-        let told = history.add(&second, 1024, begun + Duration::from_secs(2));
+        let told = history.add(&second, 7, 1024, begun + Duration::from_secs(2));
         assert_eq!(told["cpu_util"]["current"], "75");
         assert_eq!(told["cpu_util"]["pct"], "75");
         assert_eq!(told["cpu_util"]["stats.max"], "75");
@@ -110,13 +110,13 @@ mod tests {
             network: Some((4000, 10)),
             ..second
         };
-        let told = history.add(&third, 1024, begun + Duration::from_secs(4));
+        let told = history.add(&third, 5, 1024, begun + Duration::from_secs(4));
         assert_eq!(told["net_rx"]["current"], "1000");
     }
 
     #[test]
     fn everything_is_a_text_or_nothing() {
-        let told = History::default().add(&Sample::default(), 0, Instant::now());
+        let told = History::default().add(&Sample::default(), 0, 0, Instant::now());
         for (name, metric) in told.as_object().expect("metrics") {
             for (key, value) in metric.as_object().expect("a metric") {
                 assert!(value.is_string() || value.is_null(), "{name}.{key}: {value}");

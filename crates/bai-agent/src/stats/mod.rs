@@ -7,17 +7,19 @@
 mod kernel;
 mod metric;
 mod node;
+mod scratch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bai_backplane::broker::Broker;
 use bai_proto::msgpack;
 use futures_util::StreamExt as _;
 use serde_json::Value;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use kernel::History;
+pub(crate) use scratch::Size;
 
 use crate::host::Host;
 use crate::kernel::registry::Kernel;
@@ -87,7 +89,7 @@ pub(crate) async fn gather_regularly(host: Arc<Host>, period: Duration) {
         }
         let measuring = host.registry.all().into_iter().map(|kernel| {
             let host = Arc::clone(&host);
-            async move { measure(&host, &kernel).await }
+            async move { measure(&host, &kernel, false).await }
         });
         futures_util::stream::iter(measuring)
             .for_each_concurrent(AT_ONCE, |measured| measured)
@@ -97,17 +99,27 @@ pub(crate) async fn gather_regularly(host: Arc<Host>, period: Duration) {
 
 /// The last measurements of a kernel: fresh ones if there are any. They are published for the last time.
 pub(crate) async fn last_of(host: &Host, kernel: &Kernel) -> Option<Value> {
-    measure(host, kernel).await;
+    measure(host, kernel, true).await;
     let last = kernel.stats()?;
+    // Also what was measured earlier, of a kernel that has ended: it shall be there for a while.
     host.publisher.publish(&kernel.id.to_string(), &last).await;
     Some(last)
 }
 
-async fn measure(host: &Host, kernel: &Kernel) {
+async fn measure(host: &Host, kernel: &Kernel, is_last: bool) {
     let Some(life) = kernel.life() else { return };
     let sample = host.runtime.measure(&life.spec, &life.container_id);
-    if let Ok(Some(sample)) = tokio::time::timeout(DEADLINE, sample).await {
-        let told = kernel.add_measurement(&sample, life.spec.memory, Instant::now());
-        host.publisher.publish(&kernel.id.to_string(), &told).await;
+    let Ok(Some(sample)) = tokio::time::timeout(DEADLINE, sample).await else {
+        return;
+    };
+    let mut size = kernel.scratch_size();
+    if is_last || !size.is_good(Instant::now()) {
+        let work = life.spec.scratch.join("work");
+        let measured = tokio::time::timeout(DEADLINE, blocking(move || scratch::measure(&work))).await;
+        if let Ok(Some(bytes)) = measured {
+            size = Size::new(bytes, Instant::now());
+        }
     }
+    let told = kernel.add_measurement(&sample, size, life.spec.memory, Instant::now());
+    host.publisher.publish(&kernel.id.to_string(), &told).await;
 }

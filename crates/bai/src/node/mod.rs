@@ -228,6 +228,7 @@ async fn open_sessions(config: &AgentConfig, address: &Address) -> Result<Sessio
         ephemeral: false,
         only_image: None,
         user: config.container.user(),
+        network: config.bai.network.as_deref(),
     };
     let sessions = sessions::choose(&wanted).await?;
     let is_open = !address.listen.ip().is_loopback() && !config.bai.allow_process_runtime;

@@ -392,8 +392,8 @@ impl Runtime for DockerRuntime {
         Ok(())
     }
 
-    async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample> {
-        stats::measure(&self.engine, container_id, spec.scratch.join("work")).await
+    async fn measure(&self, _spec: &KernelSpec, container_id: &str) -> Option<Sample> {
+        stats::measure(&self.engine, container_id).await
     }
 
     fn uid(&self) -> u32 {

@@ -1,18 +1,15 @@
 //! What the engine measures of a container. It reads the same files of version 1 and version 2 groups that the process
 //! runtime reads, and knows where they are.
 
-use std::path::PathBuf;
-
 use bollard::models::ContainerStatsResponse;
 use bollard::query_parameters::StatsOptionsBuilder;
 use futures_util::StreamExt;
 
 use super::engine::Engine;
-use crate::runtime::sample::{Sample, folder_size};
-use crate::tasks::blocking;
+use crate::runtime::sample::Sample;
 
 /// One measurement; none of a container that does not run.
-pub async fn measure(engine: &Engine, id: &str, work: PathBuf) -> Option<Sample> {
+pub async fn measure(engine: &Engine, id: &str) -> Option<Sample> {
     // Without `one_shot` the engine waits a second to have two.
     let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
     let mut stats = engine.api.stats(id, Some(options)).boxed();
@@ -24,11 +21,7 @@ pub async fn measure(engine: &Engine, id: &str, work: PathBuf) -> Option<Sample>
         .as_ref()
         .and_then(|cpu| cpu.cpu_usage.as_ref()?.total_usage);
     used.filter(|nanoseconds| *nanoseconds > 0)?;
-    let scratch = blocking(move || folder_size(&work)).await?;
-    Some(Sample {
-        scratch,
-        ..understand(&measured)
-    })
+    Some(understand(&measured))
 }
 
 fn understand(stats: &ContainerStatsResponse) -> Sample {
@@ -57,7 +50,6 @@ fn understand(stats: &ContainerStatsResponse) -> Sample {
         memory_peak: memory.and_then(|memory| memory.max_usage).unwrap_or(current),
         read: sum("read"),
         written: sum("write"),
-        scratch: 0,
         network: stats.networks.as_ref().map(|networks| {
             let bytes = networks
                 .values()

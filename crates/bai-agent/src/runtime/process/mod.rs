@@ -346,8 +346,7 @@ impl Runtime for ProcessRuntime {
     async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample> {
         let pid = Handle::open(container_id).ok()??.pid;
         let groups = Record::read_for(&run_dir(spec), container_id)?.groups();
-        let work = spec.scratch.join("work");
-        let measured = tokio::task::spawn_blocking(move || stats::measure(pid, &groups, &work));
+        let measured = tokio::task::spawn_blocking(move || stats::measure(pid, &groups));
         measured.await.ok()
     }
 

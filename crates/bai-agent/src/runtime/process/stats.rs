@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use super::cgroup::Groups;
-use crate::runtime::sample::{Sample, folder_size, network};
+use crate::runtime::sample::{Sample, network};
 
-/// Measures; blocking, because of the walk through the work folder.
-pub fn measure(pid: i32, groups: &Groups, work: &Path) -> Sample {
+/// Measures. Blocking.
+pub fn measure(pid: i32, groups: &Groups) -> Sample {
     let nanoseconds = groups
         .number("cpuacct.usage")
         .map(|nanoseconds| nanoseconds as f64 / 1e6);
@@ -38,7 +37,6 @@ pub fn measure(pid: i32, groups: &Groups, work: &Path) -> Sample {
         memory_peak,
         read,
         written,
-        scratch: folder_size(work),
         network: own_network(pid),
     }
 }

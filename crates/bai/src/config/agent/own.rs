@@ -18,6 +18,9 @@ pub struct Own {
     /// What sessions are made of.
     #[serde(serialize_with = "runtime_name")]
     pub runtime: RuntimeChoice,
+    /// The engine's network for containers, `none` or a name; the engine's default when it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// What the agent remembers about this host; the sessions' folders are at `container.scratch-root`.
     pub data_dir: PathBuf,
     /// In place of `etcd.addr`, `user` and `password`: `etcd://host,host…?tls=true`.
@@ -95,6 +98,7 @@ impl Own {
         let mut section = problems.section("bai", false);
         let runtime = section.or("runtime", RuntimeChoice::Docker, one_of(RUNTIMES));
         let data_dir = section.or("data-dir", PathBuf::from("/var/lib/bai-agent"), absolute_path);
+        let network = section.filled("network", text);
         let config_store = section.filled("config-store", address(&["etcd://"]));
         let broker = section.filled("broker", address(&["redis://", "rediss://"]));
         let start_timeout = section.or("start-timeout", 60.0, seconds(0.0));
@@ -115,6 +119,7 @@ impl Own {
         let number = |number: i64| u64::try_from(number).unwrap_or_default();
         Some(Self {
             runtime,
+            network,
             data_dir,
             config_store,
             broker,

@@ -192,3 +192,15 @@ fn the_dump_masks_secrets_and_can_be_read_again() {
         dump.lines().skip(1).collect::<Vec<_>>()
     );
 }
+
+#[test]
+fn the_sample_is_valid_and_says_the_defaults() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/agent.sample.toml");
+    let sample: Loaded<AgentConfig> =
+        load(Some(&sample), &crate::config::Environment::default()).expect("a valid sample");
+    assert_eq!(sample.notes, [""; 0]);
+    let least = valid(LEAST, &[]);
+    let dump = |loaded: &Loaded<AgentConfig>| toml::to_string(&loaded.config).expect("a dump");
+    let without = |text: String| text.replace("[logging.pkg-ns]\n\"\" = \"INFO\"\n", "[logging.pkg-ns]\n");
+    assert_eq!(without(dump(&sample)), dump(&least));
+}
