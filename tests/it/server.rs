@@ -183,10 +183,17 @@ impl Up {
 
     /// On a folder that has a history.
     pub fn start_in(home: Home) -> Self {
+        Self::start_with(home, &[], &[])
+    }
+
+    /// With more arguments and variables.
+    pub fn start_with(home: Home, arguments: &[&str], environ: &[(&str, &str)]) -> Self {
         let endpoint = home.data_dir().join("endpoint");
         _ = fs::remove_file(&endpoint);
         let child = home
             .server()
+            .args(arguments)
+            .envs(environ.iter().copied())
             .stderr(fs::File::create(home.path().join("log")).unwrap())
             .spawn()
             .unwrap();

@@ -14,7 +14,7 @@ use bai_model::AgentId;
 use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_proto::agent::AgentError;
-use bai_proto::event::{AgentEvent, AgentImage};
+use bai_proto::event::AgentEvent;
 use bai_proto::sandbox::Refusal;
 use bai_proto::zmtp::AllowList;
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ pub struct AgentOptions {
     pub listen: IpAddr,
     /// By what name or address managers reach them; `None` leaves it to the manager, which takes the agent's own.
     pub kernel_host: Option<String>,
-    /// Who may connect to them.
+    /// Who may connect to them. Usually, of this host, the agent's own user and root.
     pub allow: AllowList,
     pub runtime: Arc<dyn Runtime>,
     pub clock: Arc<dyn Clock>,
@@ -87,7 +87,8 @@ impl AgentOptions {
             port_range: 30000..=31000,
             listen: Ipv4Addr::LOCALHOST.into(),
             kernel_host: Some(Ipv4Addr::LOCALHOST.to_string()),
-            allow: AllowList::default(),
+            // On loopback, where other users of the host are, too.
+            allow: AllowList::default().only_user(nix::unistd::geteuid().as_raw()),
             runtime,
             clock,
             random,
@@ -218,17 +219,6 @@ impl Agent {
         if let Err(error) = self.destroy_all("agent-termination").await {
             tracing::error!(agent.id = %self.host.id, %error, "not every kernel could be ended");
         }
-    }
-
-    /// Offers one more image of the container engine, labelled for sessions or not, from now on and after a restart, and
-    /// tells the manager, which puts it into its catalogue.
-    ///
-    /// # Errors
-    /// `RuntimeError` when there is no engine, no such image, or no way to run it, with what to do.
-    pub async fn add_image(&self, name: &str) -> Result<AgentImage, AgentError> {
-        let added = self.host.images.add(name).await?;
-        heartbeat::send(&self.host).await;
-        Ok(added)
     }
 
     /// Protections that this machine refuses, as far as the kernels that were started have shown.

@@ -13,6 +13,7 @@ use bai_proto::agent::{
     AgentError, AgentRpc, BatchOptions, ExecuteMode, ExecuteReply, ExecuteRequest, FileListing, KernelConfig,
     KernelCreated, ServiceStart,
 };
+use bai_proto::event::AgentImage;
 use bai_proto::runner::{Request, ServiceStatus};
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::error;
+use crate::heartbeat;
 use crate::host::Host;
 use crate::kernel::files::Tree;
 use crate::kernel::registry::{Kernel, Life};
@@ -274,6 +276,16 @@ impl AgentRpc for Agent {
             },
             None => ServiceStart::Failed("cancelled".to_owned()),
         })
+    }
+
+    /// Of the container engine, labelled for sessions or not, from now on and after a restart.
+    async fn add_image(&self, name: String) -> Result<AgentImage, AgentError> {
+        self.carry_out("add image", |host| async move {
+            let added = host.images.add(&name).await?;
+            heartbeat::send(&host).await;
+            Ok(added)
+        })
+        .await
     }
 
     async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {

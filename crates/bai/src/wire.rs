@@ -141,6 +141,8 @@ pub struct LocalAgent {
     pub only_image: Option<String>,
     /// What sessions are made of.
     pub runtime: RuntimeChoice,
+    /// The engine's network for sessions that are containers; `None` is the engine's default.
+    pub docker_network: Option<String>,
 }
 
 impl LocalAgent {
@@ -163,6 +165,8 @@ pub struct EmbeddedOptions {
     pub allow_process_runtime: bool,
     /// What sessions are made of.
     pub runtime: RuntimeChoice,
+    /// The engine's network for sessions that are containers; `None` is the engine's default.
+    pub docker_network: Option<String>,
 }
 
 impl StackOptions {
@@ -195,6 +199,7 @@ impl StackOptions {
                 ephemeral: options.ephemeral,
                 only_image: options.only_image,
                 runtime: options.runtime,
+                docker_network: options.docker_network,
             }),
             agents: None,
             heartbeat_timeout: EMBEDDED_HEARTBEAT_TIMEOUT,
@@ -220,6 +225,7 @@ impl StackOptions {
                 ephemeral: false,
                 only_image: None,
                 runtime: RuntimeChoice::Process,
+                docker_network: None,
             }),
         };
         if agent.is_some() && !config.bai.allow_process_runtime {
@@ -436,7 +442,7 @@ async fn start_agent(
         ephemeral: local.ephemeral,
         only_image: local.only_image.as_deref(),
         user: None,
-        network: None,
+        network: local.docker_network.as_deref(),
     })
     .await?;
     let id = local.id.clone();

@@ -15,12 +15,12 @@ use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverO
 use bai_proto::msgpack;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
 use bai_proto::zmtp::Tls;
-use bai_testkit::services::{Certificates, Docker, Etcd, Missing, Redis};
+use bai_testkit::services::{Certificates, Docker, Etcd, Missing, Redis, rootfs};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{PATIENCE, Place, rootfs};
+use super::{PATIENCE, Place};
 
 const ID: &str = "i-tested";
 

@@ -3,12 +3,6 @@
 
 mod daemon;
 mod original;
-#[expect(
-    dead_code,
-    reason = "the runtime's own tests, whose file it is, use all of it"
-)]
-#[path = "../../../crates/bai-agent/tests/runtime/rootfs.rs"]
-mod rootfs;
 
 use std::fs;
 use std::io::Write as _;

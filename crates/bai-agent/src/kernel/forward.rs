@@ -65,10 +65,10 @@ impl Forwarder {
                 }
             };
             let place = Arc::clone(&self.places).try_acquire_owned();
-            let (true, Ok(place)) = (self.host.allow.admits(peer.ip()), place) else {
+            let (true, Ok(place)) = (self.host.allow.admits_connection(&stream, peer), place) else {
                 tracing::warn!(
                     kernel.id = %self.spec.kernel, service = port.name, peer.addr = %peer,
-                    "a connection was refused: its address is not on the allow-list, or there are {MAX_CONNECTIONS} already"
+                    "a connection was refused: its address or user is not on the allow-list, or there are {MAX_CONNECTIONS} already"
                 );
                 reset(&stream);
                 continue;

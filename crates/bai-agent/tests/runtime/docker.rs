@@ -11,11 +11,11 @@ use bai_model::KernelId;
 use bai_proto::agent::{AgentRpc, ImageConfig, RegistryConfig};
 use bai_proto::event::{AgentEvent, AgentImage};
 use bai_proto::runner::Request;
-use bai_testkit::services::Docker;
 use bai_testkit::services::registry::{Access, DockerRegistry};
+use bai_testkit::services::{Docker, rootfs};
 
 use crate::site::{Site, config, new_id, printed, soon};
-use crate::{conform, reach, rootfs, whole};
+use crate::{conform, reach, whole};
 
 const IMAGE: &str = "index.docker.io/library/session:1";
 const UNLABELLED: &str = "python-plain:1";

@@ -8,6 +8,5 @@ mod conform;
 mod docker;
 mod process;
 mod reach;
-mod rootfs;
 mod site;
 mod whole;

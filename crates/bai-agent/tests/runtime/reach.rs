@@ -240,9 +240,10 @@ pub async fn services(dir: &Path, runtime: Arc<dyn Runtime>, images: Images, ima
     site.agent.destroy_kernel(id).await.expect("destroyed");
 }
 
-async fn get(site: &Site, port: u16, path: &str) -> String {
+/// What an HTTP server answers.
+pub async fn get(site: &Site, port: u16, path: &str) -> String {
     let mut stream = site.connect(port).await;
-    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: somewhere.example\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     soon(stream.read_to_end(&mut answer)).await.expect("answered");

@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod redis;
 #[cfg(feature = "registry")]
 pub mod registry;
+pub mod rootfs;
 mod server;
 #[cfg(feature = "api")]
 pub mod site;
