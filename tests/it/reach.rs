@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bai_gateway::auth::date;
 use bai_gateway::auth::signature::{Algorithm, Signed, sign};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{NaiveDate, SecondsFormat, Utc};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -20,7 +20,10 @@ type Stream = WebSocketStream<TcpStream>;
 
 /// A websocket signed by the server's ordinary user.
 async fn open(up: &Up, target: &str) -> Stream {
-    let host = up.setting("BACKEND_ENDPOINT").trim_start_matches("http://").to_owned();
+    let host = up
+        .setting("BACKEND_ENDPOINT")
+        .trim_start_matches("http://")
+        .to_owned();
     let mut request = format!("ws://{host}{target}").into_client_request().unwrap();
     let text = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false);
     let headers = request.headers_mut();
@@ -45,7 +48,10 @@ async fn open(up: &Up, target: &str) -> Stream {
 
 async fn message(stream: &mut Stream) -> Message {
     let message = tokio::time::timeout(Duration::from_secs(60), stream.next()).await;
-    message.expect("a message in time").expect("a message").expect("a message")
+    message
+        .expect("a message in time")
+        .expect("a message")
+        .expect("a message")
 }
 
 async fn type_in(stream: &mut Stream, keys: &str) {
@@ -81,7 +87,10 @@ async fn a_terminal_and_a_service_of_a_real_session() {
 
     let mut stream = open(&up, "/stream/kernel/reached/httpproxy?app=web").await;
     let request = "GET /through HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    stream.send(Message::binary(request.as_bytes().to_vec())).await.unwrap();
+    stream
+        .send(Message::binary(request.as_bytes().to_vec()))
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     let code = loop {
         match message(&mut stream).await {
@@ -91,7 +100,10 @@ async fn a_terminal_and_a_service_of_a_real_session() {
         }
     };
     let answer = String::from_utf8(answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("hello /through"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.0 200") && answer.ends_with("hello /through"),
+        "{answer}"
+    );
     assert_eq!(code, Some(1001));
 
     let mut stream = open(&up, "/stream/kernel/reached/pty").await;
@@ -99,15 +111,32 @@ async fn a_terminal_and_a_service_of_a_real_session() {
     stream.send(Message::text(resize.to_string())).await.unwrap();
     type_in(&mut stream, "echo $((6*7))-here\n").await;
     until_printed(&mut stream, "42-here").await;
-    type_in(&mut stream, "while [ \"$(stty size)\" != '33 111' ]; do :; done; echo si''zed\n").await;
+    type_in(
+        &mut stream,
+        "while [ \"$(stty size)\" != '33 111' ]; do :; done; echo si''zed\n",
+    )
+    .await;
     until_printed(&mut stream, "sized").await;
-    stream.send(Message::text(json!({ "type": "restart" }).to_string())).await.unwrap();
-    // The new shell does not know what the old one was told.
-    type_in(&mut stream, "\n").await;
-    let again = up.run(&["python", "-q", "-t", "reached", "-c", "print('again')"]);
-    assert_eq!(stdout(&again), "again\n");
-    type_in(&mut stream, "echo back-$((40+2))\n").await;
-    until_printed(&mut stream, "back-42").await;
+    type_in(&mut stream, "mark=old\n").await;
+    stream
+        .send(Message::text(json!({ "type": "restart" }).to_string()))
+        .await
+        .unwrap();
+    // The new shell does not know what the old one was told. Keys that the old one had not heard are gone with it.
+    let answered = async {
+        loop {
+            type_in(&mut stream, "echo ${mark:-new}-shell\n").await;
+            let printed = until_printed(&mut stream, "new-shell");
+            if tokio::time::timeout(Duration::from_millis(500), printed)
+                .await
+                .is_ok()
+            {
+                return;
+            }
+        }
+    };
+    let answered = tokio::time::timeout(Duration::from_secs(60), answered).await;
+    answered.expect("an answer of the new shell");
 
     let stopped = tokio::task::spawn_blocking(move || up.stop("-TERM"));
     let code = loop {
