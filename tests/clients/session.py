@@ -9,8 +9,11 @@ What is called differently in the generations of the client is in WORDS; the cas
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 
 # The command for each act; {s} is the session's name.
 WORDS = {
@@ -20,6 +23,7 @@ WORDS = {
         "upload": ["upload", "{s}"],
         "download": ["download", "{s}"],
         "logs": ["logs", "{s}"],
+        "app": ["app", "{s}", "{service}", "-p", "{port}"],
         "terminate": ["terminate", "{s}"],
         "run-name": "-t",
         "started": "{s} is created and ready",
@@ -31,6 +35,7 @@ WORDS = {
         "upload": ["session", "upload", "{s}"],
         "download": ["session", "download", "{s}"],
         "logs": ["session", "logs", "{s}"],
+        "app": ["app", "{s}", "{service}", "-b", "127.0.0.1:{port}"],
         "terminate": ["session", "destroy", "{s}"],
         "run-name": "--name",
         # It prints the id that servers of its own time give, and None with ours.
@@ -72,6 +77,17 @@ class Driver:
             out, err = child.communicate()
             raise Failure("no end within %d s: %r %r" % (TIMEOUT, out, err))
         return child.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+    def begin(self, act, session, service, port):
+        """A command of the client that goes on."""
+        return subprocess.Popen(
+            [self.client] + [word.format(s=session, service=service, port=port) for word in self.words[act]],
+            cwd=self.here,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def act(self, act, session, *more):
         return self.call(*[word.format(s=session) for word in self.words[act]] + list(more))
@@ -153,6 +169,33 @@ def cases(driver):
     def logs():
         expect(driver.act("logs", name))
 
+    def app():
+        code = (
+            "import http.server, threading; "
+            "s = http.server.HTTPServer(('127.0.0.1', 8000), http.server.SimpleHTTPRequestHandler); "
+            "threading.Thread(target=s.serve_forever, daemon=True).start()"
+        )
+        expect(driver.call("run", "-q", run_name, name, "python", "-c", code))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        child = driver.begin("app", name, "web", port=port)
+        try:
+            deadline = time.monotonic() + TIMEOUT
+            while True:
+                try:
+                    page = urllib.request.urlopen("http://127.0.0.1:%d/data.txt" % port, timeout=TIMEOUT).read()
+                    break
+                except OSError as why:
+                    if child.poll() is not None or time.monotonic() > deadline:
+                        raise Failure("the app cannot be reached: %s" % why)
+                    time.sleep(0.1)
+        finally:
+            child.terminate()
+            out, _ = child.communicate()
+        if page != b"to the session and back\n":
+            raise Failure("the app answered %r; the client said %r" % (page, out))
+
     def terminate():
         expect(driver.act("terminate", name), contains=["Done"])
 
@@ -173,6 +216,7 @@ def cases(driver):
         driver.case("ls", ls)
         driver.case("download", download)
         driver.case("logs", logs)
+        driver.case("app", app)
     finally:
         driver.case("terminate", terminate)
     driver.case("a terminated session is gone", gone)

@@ -1,5 +1,7 @@
 //! `/stream/kernel/{session}/pty`: a terminal over ZeroMQ behind a websocket.
 
+use std::time::Duration;
+
 use bai_testkit::{Api, Request, Role};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -34,6 +36,25 @@ async fn printed(stream: &mut Stream) -> String {
     assert_eq!(frame["type"], "out", "{frame}");
     let data = BASE64.decode(frame["data"].as_str().unwrap()).unwrap();
     String::from_utf8(data).unwrap()
+}
+
+/// Types until this life's terminal answers. What the one before it had not printed yet went with it.
+async fn until_answered_by(stream: &mut Stream, life: u32) {
+    let prompt = format!("{life}> ");
+    let answered = async {
+        loop {
+            type_in(stream, "x").await;
+            while let Ok(line) = tokio::time::timeout(Duration::from_millis(50), printed(stream)).await {
+                if line.starts_with(&prompt) {
+                    return;
+                }
+            }
+        }
+    };
+    let deadline = Duration::from_secs(30);
+    tokio::time::timeout(deadline, answered)
+        .await
+        .expect("an answer of the new terminal");
 }
 
 #[tokio::test]
@@ -94,23 +115,17 @@ async fn a_terminal_survives_restarts() {
     let mut stream = open(&api, Role::User, TARGET).await.unwrap();
     type_in(&mut stream, "x").await;
     assert_eq!(printed(&mut stream).await, "1> x");
+    // All at once, so that the first is going on when the others come.
+    let restart = Message::text(json!({ "type": "restart" }).to_string());
     for _ in 0..3 {
-        say(&mut stream, json!({ "type": "restart" })).await;
+        stream.feed(restart.clone()).await.unwrap();
     }
-    until_called(&api, "restart_kernel").await;
-    // What is typed until the new terminal listens may be lost with the old one, but not the connection.
-    let mut line = String::new();
-    while !line.starts_with("2> ") {
-        type_in(&mut stream, "y").await;
-        line = printed(&mut stream).await;
-    }
+    stream.flush().await.unwrap();
+    until_answered_by(&mut stream, 2).await;
     // By somebody else.
     let restarted = api.send(Request::new(Role::User, "PATCH", "/kernel/typed")).await;
     assert_eq!(restarted.status, 204);
-    while !line.starts_with("3> ") {
-        type_in(&mut stream, "z").await;
-        line = printed(&mut stream).await;
-    }
+    until_answered_by(&mut stream, 3).await;
     let calls = api.agent.calls();
     let restarts = calls.iter().filter(|call| *call == "restart_kernel").count();
     assert_eq!(
