@@ -241,6 +241,10 @@ impl Manager {
         request: SessionExecute,
     ) -> Result<Option<ExecuteReply>> {
         let row = self.find_session(op, session).await?;
+        // An agent that does not have the kernel yet would tell that it has ended (agent's Q-42).
+        if !matches!(row.status, Some(KernelStatus::Running | KernelStatus::Restarting)) {
+            return Err(Error::KernelNotFound);
+        }
         let agent = self.agent_of(&row).await?;
         let request = ExecuteRequest {
             run_id: request.run_id,
@@ -291,10 +295,17 @@ impl Manager {
     /// A directory below `/home/work`.
     ///
     /// # Errors
-    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
+    /// [`Error::KernelNotFound`], [`Error::InvalidParameters`], [`Error::KernelExecutionFailed`].
     pub async fn session_files(&self, op: &Op, session: &SessionRef, path: &str) -> Result<FileListing> {
         let row = self.session_in_use(op, session).await?;
         let agent = self.agent_of(&row).await?;
+        // An agent of 19.06 would run it as a program (agent's Q-S5).
+        let is_program = |c: char| c.is_control() || matches!(c, '\'' | '"' | '\\');
+        if path.contains(is_program) && self.is_original(&agent).await {
+            return Err(Error::invalid(
+                "path must have no quotes, backslashes or control characters, because the agent of this session is of 19.06",
+            ));
+        }
         within(AGENT_DEADLINE, agent.list_files(row.id, path.to_owned())).await
     }
 
