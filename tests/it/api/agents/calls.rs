@@ -132,7 +132,10 @@ async fn failures_of_agents_are_told_as_the_original_tells_them() {
     );
     let broken = execute(&api, "query", "panic now", Value::Null).await;
     assert_eq!(broken[0], 500, "{broken}");
-    let missing = api.get(Role::User, "/kernel/remote/download?files=nope").await;
+    let files = json!({ "files": ["nope"] });
+    let missing = api
+        .call(Role::User, "GET", "/kernel/remote/download", &files)
+        .await;
     let exception = missing.json()["agent-details"]["exception"].to_string();
     assert!(
         exception.contains("FileNotFoundError('Could not found the file"),
@@ -155,7 +158,8 @@ async fn files_logs_interrupts_and_completions_reach_the_agent() {
         b"--b\r\nContent-Disposition: form-data; name=\"src\"; filename=\"a.txt\"\r\n\r\nhello\r\n--b--\r\n"
             .to_vec();
     assert_eq!(api.send(upload).await.status, 204);
-    let list = api.get(Role::User, "/kernel/remote/files?path=.").await;
+    let path = json!({ "path": "." });
+    let list = api.call(Role::User, "GET", "/kernel/remote/files", &path).await;
     assert_eq!(list.json()["files"], json!([{ "filename": "a.txt" }]).to_string());
     let logs = api.get(Role::User, "/kernel/remote/logs").await;
     assert_eq!(logs.json()["result"]["logs"], "the log\n");
@@ -188,8 +192,14 @@ async fn an_original_agent_is_spared_what_it_does_not_bear() {
         (completed.status, &completed.json()["result"]["completions"]),
         (200, &json!([]))
     );
-    let path = "/kernel/remote/files?path=.%27%2Bx";
-    assert_eq!(api.get(Role::User, path).await.status, 400);
+    let path = json!({ "path": "'+x" });
+    let refused = api.call(Role::User, "GET", "/kernel/remote/files", &path).await;
+    assert_eq!(refused.status, 400);
+    assert!(
+        refused.json()["title"].to_string().contains("19.06"),
+        "{:?}",
+        refused.view()
+    );
     let calls = api.agent.calls();
     assert!(
         !calls
