@@ -47,7 +47,7 @@ async fn the_originals_heartbeats_are_recorded_as_the_original_records_them() {
     let link = stranger(api.hear(ReceiverOptions::default()).await);
     let recorded = include_str!("../../../../crates/bai-proto/tests/golden/events.txt").lines();
     for line in recorded.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let frames: Vec<Vec<u8>> = line.split(' ').map(|part| hex(part)).collect();
+        let frames: Vec<Vec<u8>> = line.split(' ').map(hex).collect();
         let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         if frames[0] == b"instance_heartbeat" {
             send(&link, &frames).await;
