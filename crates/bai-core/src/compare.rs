@@ -168,6 +168,13 @@ impl Manager {
         Ok(kernels.into_iter().collect())
     }
 
+    /// Whether an agent lacks what those of 19.06 lack.
+    pub(crate) async fn is_original(&self, agent: &Arc<dyn AgentRpc>) -> bool {
+        self.listed(agent)
+            .await
+            .is_err_and(|error| error.is_not_provided())
+    }
+
     /// A kernel that should run but was not listed: looked at once more, because it may have been restarted in between.
     async fn confirm_lost(&self, id: &AgentId, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<()> {
         // An agent that does not answer says nothing of its kernels.

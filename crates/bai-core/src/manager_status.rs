@@ -13,7 +13,7 @@ use bai_store::kernel::KernelRow;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
 
-use crate::reconcile::Outcome;
+use crate::reconcile::{AGENT_DEADLINE, Outcome};
 use crate::session::DESTRUCTION_DEADLINE;
 use crate::{Error, Manager, Op, Result};
 
@@ -181,6 +181,7 @@ impl Manager {
             tx.commit().await?;
             let kernels = self.store.reader().kernels_with_status(&alive).await?;
             if kernels.is_empty() {
+                self.reset_agents().await;
                 return Ok(());
             }
             let ends: Vec<bool> = stream::iter(kernels)
@@ -189,9 +190,26 @@ impl Manager {
                 .collect()
                 .await;
             if !ends.into_iter().all(|has_ended| has_ended) {
+                self.reset_agents().await;
                 return Ok(());
             }
         }
+    }
+
+    /// Has every agent end what it still runs: what no record tells of, and what it did not end when it was told to
+    /// (`agent-protocol.md` 2.10, Q-04).
+    async fn reset_agents(&self) {
+        stream::iter(self.agents.reachable())
+            .for_each_concurrent(ENDINGS_AT_ONCE, |id| async move {
+                let Ok(Some(agent)) = self.agent(&id).await else {
+                    return;
+                };
+                let reset = self.answered(AGENT_DEADLINE, async move { agent.reset_agent().await });
+                if let Err(error) = reset.await {
+                    tracing::warn!(agent.id = %id, %error, "an agent could not be reset");
+                }
+            })
+            .await;
     }
 
     /// Carries out the end of a kernel that is recorded as `TERMINATING`; says whether it has ended.

@@ -276,7 +276,9 @@ impl Manager {
             }
             Err(error) => {
                 tracing::warn!(kernel.id = %row.id, %error, "a kernel could not be created");
-                self.note_start(row, !is_agents_fault(&error));
+                if is_agents_fault(&error) {
+                    self.note_start(row, false);
+                }
                 // The agent may have got further than its answer says.
                 match self.destroyed(agent, row.id).await {
                     Ok(_) => {

@@ -125,6 +125,7 @@ impl TerminalServer {
             max_peers: MAX_PEERS,
             limits: LIMITS,
             tls: None,
+            is_shared: false,
         };
         let (typed, receiver) = mpsc::channel(BACKLOG);
         let printed = broadcast::Sender::new(BACKLOG);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
 use bai_core::{Manager, ManagerOptions};
 use bai_gateway::GatewayOptions;
@@ -39,6 +40,7 @@ pub struct Api {
     pub manager: Arc<Manager>,
     pub store: Store,
     pub config: Config,
+    pub broker: Arc<dyn Broker>,
     /// Events of the agent.
     pub events: mpsc::Sender<AgentEvent>,
     random: Arc<SeededRandom>,
@@ -171,6 +173,7 @@ impl Api {
             manager,
             store: ground.store.clone(),
             config: ground.config.clone(),
+            broker: ground.broker.clone(),
             events,
             random,
             router,

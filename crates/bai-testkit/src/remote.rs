@@ -38,16 +38,6 @@ impl RemoteAgent {
         let address = server.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let server = tokio::spawn(server.run(stop.clone()));
-        let endpoint: Endpoint = format!("tcp://{events}").parse().expect("an endpoint");
-        let link = LinkOptions {
-            // Nothing comes back.
-            limits: Limits {
-                frames: 1,
-                bytes: 1024,
-            },
-            tls: None,
-            random,
-        };
         let id = AgentId::from(id);
         Self {
             info: AgentInfo {
@@ -55,7 +45,7 @@ impl RemoteAgent {
                 addr: format!("tcp://{address}"),
                 ..FakeAgent::info()
             },
-            sender: EventSender::connect(id, endpoint, link),
+            sender: sender(id, events, random),
             stop,
             server,
         }
@@ -80,5 +70,29 @@ impl RemoteAgent {
         format!("{}:{}", endpoint.host, endpoint.port)
             .parse()
             .expect("an address")
+    }
+
+    /// Tells another manager from now on.
+    pub fn turn_to(&mut self, events: SocketAddr) {
+        let random = Arc::new(SeededRandom::default());
+        self.sender = sender(self.info.id.clone(), events, random);
+    }
+}
+
+fn sender(id: AgentId, events: SocketAddr, random: Arc<SeededRandom>) -> EventSender {
+    let endpoint: Endpoint = format!("tcp://{events}").parse().expect("an endpoint");
+    EventSender::connect(id, endpoint, link_options(random))
+}
+
+/// For peers that only tell.
+pub fn link_options(random: Arc<SeededRandom>) -> LinkOptions {
+    LinkOptions {
+        // Nothing comes back.
+        limits: Limits {
+            frames: 1,
+            bytes: 1024,
+        },
+        tls: None,
+        random,
     }
 }

@@ -119,6 +119,10 @@ impl Known {
         }
     }
 
+    fn is_reachable(&self) -> bool {
+        self.local.is_some() || self.address.as_deref().is_some_and(is_remote)
+    }
+
     fn is_of_use(&self) -> bool {
         self.local.is_some() || self.address.is_some() || self.inbox.is_worked_at()
     }
@@ -195,10 +199,14 @@ impl Agents {
 
     /// Whether calls to an agent have somewhere to go, as far as was noted.
     pub fn is_reachable(&self, id: &AgentId) -> bool {
-        self.lock()
-            .agents
-            .get(id)
-            .is_some_and(|known| known.local.is_some() || known.address.as_deref().is_some_and(is_remote))
+        self.lock().agents.get(id).is_some_and(Known::is_reachable)
+    }
+
+    /// The agents of which that is so.
+    pub fn reachable(&self) -> Vec<AgentId> {
+        let directory = self.lock();
+        let reachable = directory.agents.iter().filter(|(_, known)| known.is_reachable());
+        reachable.map(|(id, _)| id.clone()).collect()
     }
 
     /// The same of one whose record says that it is alive at `address`.

@@ -231,9 +231,11 @@ impl Manager {
         check_concurrency(tx.count_live_sessions(owner).await?, plan.owner)?;
         check_quotas(&mut tx, plan).await?;
         let mut occupied = tx.occupied_by_all_agents().await?;
-        let agents = tx.alive_agents().await?.into_iter();
+        let mut agents = tx.alive_agents().await?;
+        agents.retain(|agent| self.agents.can_be_reached(&agent.id, &agent.addr));
+        let are_agents_there = !agents.is_empty();
         let candidates: Vec<Candidate> = agents
-            .filter(|agent| self.agents.can_be_reached(&agent.id, &agent.addr))
+            .into_iter()
             .filter_map(|agent| {
                 let occupied = occupied.remove(&agent.id).unwrap_or_default();
                 let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
@@ -247,8 +249,9 @@ impl Manager {
                 })
             })
             .collect();
-        let chosen = choose_agent(&candidates, &plan.requested)
-            .ok_or_else(|| Error::InstanceNotAvailable(why_nothing_fits(&candidates, plan)))?;
+        let chosen = choose_agent(&candidates, &plan.requested).ok_or_else(|| {
+            Error::InstanceNotAvailable(why_nothing_fits(&candidates, are_agents_there, plan))
+        })?;
         let kernel = KernelId::generate(self.random.as_ref());
         let new = NewKernel {
             id: kernel,
@@ -395,9 +398,14 @@ async fn check_quotas(tx: &mut Tx, plan: &Plan<'_>) -> Result<()> {
 }
 
 /// For the requester: names no agents, and only what the emptiest one has left.
-fn why_nothing_fits(candidates: &[Candidate], plan: &Plan<'_>) -> String {
+fn why_nothing_fits(candidates: &[Candidate], are_agents_there: bool, plan: &Plan<'_>) -> String {
     let requested = plan.requested.humanized(&plan.types);
     match choose_agent(candidates, &ResourceSlot::default()) {
+        None if are_agents_there => format!(
+            "no agent has the image {}, and none can fetch it, because the registry {} has no address in the \
+             configuration; ask an administrator for one of both",
+            plan.image.config.canonical, plan.image.reference.registry
+        ),
         None => format!("{requested} was asked for, but no agent is connected; try again when one is"),
         Some(emptiest) => format!(
             "{requested} was asked for, and the agent with the most room has {} left; ask for less, or try again when \

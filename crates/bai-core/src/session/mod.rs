@@ -245,6 +245,7 @@ impl Manager {
         request: SessionExecute,
     ) -> Result<Option<ExecuteReply>> {
         let row = self.session_in_use(op, session).await?;
+        can_execute(&row)?;
         let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.execute(row.id, request.into())).await
     }
@@ -288,10 +289,17 @@ impl Manager {
     /// A directory below `/home/work`.
     ///
     /// # Errors
-    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
+    /// [`Error::KernelNotFound`], [`Error::InvalidParameters`], [`Error::KernelExecutionFailed`].
     pub async fn session_files(&self, op: &Op, session: &SessionRef, path: &str) -> Result<FileListing> {
         let row = self.session_in_use(op, session).await?;
         let agent = self.agent_of(&row).await?;
+        // An agent of 19.06 would run it as a program (agent's Q-S5).
+        let is_program = |c: char| c.is_control() || matches!(c, '\'' | '"' | '\\');
+        if path.contains(is_program) && self.is_original(&agent).await {
+            return Err(Error::invalid(
+                "path must have no quotes, backslashes or control characters, because the agent of this session is of 19.06",
+            ));
+        }
         within(AGENT_DEADLINE, agent.list_files(row.id, path.to_owned())).await
     }
 
@@ -373,6 +381,14 @@ impl Manager {
                 "the session's agent is not connected yet; try again shortly".to_owned(),
             )
         })
+    }
+}
+
+/// Refuses what an agent that does not have the kernel yet would take for a sign that it has ended (agent's Q-42).
+pub(crate) fn can_execute(row: &KernelRow) -> Result<()> {
+    match row.status {
+        Some(KernelStatus::Running | KernelStatus::Restarting) => Ok(()),
+        _ => Err(Error::KernelNotFound),
     }
 }
 

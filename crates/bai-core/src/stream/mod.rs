@@ -23,7 +23,7 @@ use tokio::time::Instant;
 pub use service::ServiceStream;
 pub use terminal::{Screen, TerminalStream};
 
-use crate::session::{AGENT_DEADLINE, SessionExecute, SessionRef, within};
+use crate::session::{AGENT_DEADLINE, SessionExecute, SessionRef, can_execute, within};
 use crate::{Error, Manager, Op, Result};
 
 /// Streams of one session at once.
@@ -331,6 +331,7 @@ impl SessionStream {
     /// [`Error::KernelNotFound`] when the session has ended, [`Error::KernelExecutionFailed`].
     pub async fn execute(&self, request: SessionExecute) -> Result<Option<ExecuteReply>> {
         let row = self.row().await?;
+        can_execute(&row)?;
         let agent = self.manager.agent_of(&row).await?;
         within(
             AGENT_DEADLINE,

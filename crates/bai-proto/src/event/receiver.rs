@@ -109,6 +109,7 @@ impl EventReceiver {
             max_peers: options.max_peers,
             limits: LIMITS,
             tls: options.tls,
+            is_shared: true,
         };
         Ok(Self {
             listener: Listener::bind(address, SocketType::Pull, listener).await?,

@@ -5,6 +5,8 @@ use rmpv::Value;
 use crate::agent::{AgentError, python_repr};
 
 const TIMEOUT: &str = "concurrent.futures._base.TimeoutError";
+/// Characters of a repr that are passed on.
+const MAX_REPR: usize = 4096;
 /// What a 19.06 manager takes for "no result", because it is what an agent answers whose kernel went away (1.7.3).
 const NO_RESULT: &str = "'NoneType' object is not iterable";
 
@@ -161,10 +163,20 @@ pub fn decode_error(reply: &ErrorReply) -> AgentError {
         Some(text) => text.to_owned(),
         None => arg.to_string(),
     };
+    let mut args: Vec<String> = reply.args.iter().map(text).collect();
+    if args.is_empty() {
+        args.extend(said_by_repr(kind, &reply.repr));
+    }
     AgentError::Exception {
         kind: kind.to_owned(),
-        args: reply.args.iter().map(text).collect(),
+        args,
     }
+}
+
+/// What an exception says that keeps its arguments to itself, as aiodocker's does: `DockerError(500, 'no space')`.
+fn said_by_repr(kind: &str, repr: &str) -> Option<String> {
+    let said = repr.strip_prefix(kind)?.strip_prefix('(')?.strip_suffix(')')?;
+    (!said.is_empty()).then(|| said.chars().take(MAX_REPR).collect())
 }
 
 #[cfg(test)]
@@ -192,6 +204,20 @@ mod tests {
             args: vec!["a".into(), "it's".into()],
         };
         assert_eq!(encode_error(&error).repr, "ValueError('a', \"it's\")");
+    }
+
+    #[test]
+    fn an_exception_without_arguments_is_known_by_its_repr() {
+        // As agents with aiodocker 0.17 send it.
+        let reply = |repr: &str| ErrorReply {
+            exception: "aiodocker.exceptions.DockerError".to_owned(),
+            args: Vec::new(),
+            repr: repr.to_owned(),
+        };
+        let error = decode_error(&reply("DockerError(500, 'no such host')"));
+        assert_eq!(error, AgentError::exception("DockerError", "500, 'no such host'"));
+        let error = decode_error(&reply("DockerError()"));
+        assert_eq!(error.repr(), "DockerError()");
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl RpcServer {
             max_peers: options.max_peers,
             limits: LIMITS,
             tls: options.tls,
+            is_shared: false,
         };
         Ok(Self {
             listener: Listener::bind(address, SocketType::Router, listener).await?,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,8 @@ use super::tls::Tls;
 
 /// Pause after the system had no more descriptors or memory for a connection.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Who may connect: the addresses in the list, everybody if it is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub struct ListenerOptions {
     pub max_peers: usize,
     pub limits: Limits,
     pub tls: Option<Tls>,
+    /// Whether other processes may listen on the same address and get a part of the connections.
+    pub is_shared: bool,
 }
 
 /// A bound port.
@@ -99,7 +103,14 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(address: SocketAddr, ours: SocketType, options: ListenerOptions) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address).await?;
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(options.is_shared)?;
+        socket.bind(address)?;
+        let tcp = socket.listen(BACKLOG)?;
         let address = tcp.local_addr()?;
         if options.tls.is_none() && !is_private(address.ip()) {
             tracing::warn!(

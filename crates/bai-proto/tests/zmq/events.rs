@@ -337,3 +337,28 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn managers_of_one_host_share_an_address() {
+    let first = EventReceiver::bind(loopback(), ReceiverOptions::default())
+        .await
+        .expect("a port");
+    let address = first.local_addr().expect("an address");
+    EventReceiver::bind(address, ReceiverOptions::default())
+        .await
+        .expect("the same port");
+}
+
+#[tokio::test]
+async fn sources_that_are_not_checked_may_be_elsewhere() {
+    let options = ReceiverOptions {
+        check_sources: false,
+        ..ReceiverOptions::default()
+    };
+    let mut receiving = Receiving::start(options).await;
+    let sender = EventSender::connect(agent(), endpoint(receiving.address), link_options());
+    let event = heartbeat("tcp://192.0.2.1:6001");
+    sender.send(&event).await;
+    let received = soon(receiving.events.recv()).await.expect("an event");
+    assert_eq!(received.event, event);
+}

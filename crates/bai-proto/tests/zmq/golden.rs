@@ -199,6 +199,7 @@ impl Replay {
             max_peers: 4,
             limits: LIMITS,
             tls: None,
+            is_shared: false,
         };
         let listener = Listener::bind(loopback(), SocketType::Router, options)
             .await

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "what is skipped is told and counted")]
 
+mod agents;
 mod faults;
 mod load;
 mod processes;

@@ -87,6 +87,16 @@ impl Proxies {
 
 /// A manager behind proxies, with deadlines of a second or two.
 pub async fn manager(site: &Site, proxies: &Proxies, seed: u64) -> Arc<Manager> {
+    manager_with_timeout(site, proxies, seed, Duration::from_secs(30)).await
+}
+
+/// The same, which loses agents after this time.
+pub async fn manager_with_timeout(
+    site: &Site,
+    proxies: &Proxies,
+    seed: u64,
+    heartbeat_timeout: Duration,
+) -> Arc<Manager> {
     let direct = format!("127.0.0.1:{}", site.postgres.port());
     let postgres = site.uris()[0].replace(&direct, &proxies.postgres.address());
     let options = StoreOptions {
@@ -106,7 +116,7 @@ pub async fn manager(site: &Site, proxies: &Proxies, seed: u64) -> Arc<Manager> 
         broker: broker::open(&redis, clock.clone()).await.unwrap(),
         clock,
         random: Arc::new(SeededRandom::from_seed(seed)),
-        heartbeat_timeout: Duration::from_secs(30),
+        heartbeat_timeout,
         agent_tls: None,
     })
     .await

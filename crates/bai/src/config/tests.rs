@@ -79,6 +79,8 @@ fn every_mistake_is_named_with_its_remedy() {
         (last("[debug]\nenabled = []"), "debug.enabled must be true or false".to_owned()),
         (last("[bai]\ndatabase = 'mysql://u:p@h/x'"), "bai.database must begin with postgres:// or postgresql:// or sqlite:///".to_owned()),
         (last("[bai]\ndata-dir = 'here'"), "bai.data-dir here must be a path from the root, such as /var/lib/bai".to_owned()),
+        (last("[bai]\nevent-peers = ['10.0.0.0/8', 'nearby']"), "bai.event-peers must name addresses or networks: \"nearby\" is neither an address nor a network such as 10.0.0.0/8".to_owned()),
+        (last("[bai]\nevent-advertise-addr = 'here'"), format!("bai.event-advertise-addr {HOST_PORT}; it is \"here\"")),
         (last("[bai]\nlocal-agent = true"), "bai.local-agent needs a directory for its sessions: add `data-dir = \"/var/lib/bai\"` to [bai]".to_owned()),
     ] {
         assert_eq!(wrong(&text, &[]), [expected], "{text}");
@@ -96,6 +98,19 @@ fn certificate_and_key_must_be_there_where_they_are_used() {
         ]
     );
     valid(&text.replace("enabled = true", "enabled = false"), &[]);
+}
+
+#[test]
+fn files_of_agents_encryption_belong_together() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let text = format!("{LEAST}[bai]\nagent-tls-authority = '{file}'\nagent-tls-cert = '{file}'\n");
+    let together = "agent-tls-authority, agent-tls-cert, agent-tls-key belong together";
+    assert_eq!(
+        wrong(&text, &[]),
+        [format!("bai.agent-tls-key is missing: {together}")]
+    );
+    let loaded = valid(&format!("{text}agent-tls-key = '{file}'\n"), &[]);
+    assert!(loaded.dump().expect("TOML").contains("agent-tls-key = "));
 }
 
 #[test]
