@@ -6,5 +6,6 @@
 
 mod conform;
 mod docker;
+mod images;
 mod process;
 mod rootfs;
