@@ -48,6 +48,7 @@ const WHO_MAY: &[Row] = &[
     ("POST", "/resource/recalculate-usage", [401, 401, 401, 200]),
     ("GET", "/resource/usage/month", [401, 401, 401, 200]),
     ("GET", "/resource/usage/period", [401, 401, 401, 200]),
+    ("POST", "/resource/images", [401, 401, 401, 200]),
     ("POST", "/manager/announcement", [401, 401, 401, 204]),
     ("GET", "/manager/announcement", [200, 200, 200, 200]),
     ("GET", "/config/vfolder-types", [401, 200, 200, 200]),
@@ -68,6 +69,7 @@ fn body(path: &str) -> Value {
         "/config/get" | "/config/delete" => json!({ "key": "covered" }),
         "/manager/status" => json!({ "status": "running" }),
         "/manager/announcement" => json!({ "enabled": false }),
+        "/resource/images" => json!({ "name": "covered:1" }),
         "/resource/usage/month" => json!({ "group_ids": [], "month": "201907" }),
         "/resource/usage/period" => json!({
             "group_id": "2de2b969-1d04-48a6-af16-0bc8adb3c831", "start_date": "20190701", "end_date": "20190801",

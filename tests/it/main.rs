@@ -8,6 +8,7 @@ mod api;
 mod blackbox;
 mod coverage;
 mod crash;
+mod docker;
 mod doctor;
 mod gateway;
 mod recordings;

@@ -64,11 +64,18 @@ impl Up {
 
     /// On a folder that has a history, with any free port.
     pub fn start_in(home: TempDir) -> Self {
+        Self::start_with(home, &[], &[])
+    }
+
+    /// With more arguments and variables.
+    pub fn start_with(home: TempDir, arguments: &[&str], environ: &[(&str, &str)]) -> Self {
         let data_dir = home.path().join("data");
         _ = fs::remove_file(data_dir.join("endpoint"));
         let child = command(&home)
             .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data_dir)
+            .args(arguments)
+            .envs(environ.iter().copied())
             .stderr(fs::File::create(home.path().join("log")).unwrap())
             .spawn()
             .unwrap();

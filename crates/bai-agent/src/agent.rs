@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,8 +13,9 @@ use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes};
 use bai_proto::agent::AgentError;
-use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
+use bai_proto::event::{AgentEvent, AgentInfo};
 use bai_proto::sandbox::Refusal;
+use bai_proto::zmtp::AllowList;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -32,8 +34,14 @@ pub struct AgentOptions {
     pub id: AgentId,
     /// Holds `scratch` (a folder for each kernel) and `trash`.
     pub data_dir: PathBuf,
-    /// Host ports for kernels. With the process runtime they are only numbers in the manager's records.
+    /// Host ports for kernels' services and terminals.
     pub port_range: RangeInclusive<u16>,
+    /// The address of this host on which those ports are opened.
+    pub listen: IpAddr,
+    /// By what name or address managers reach them; `None` leaves it to the manager, which takes the agent's own.
+    pub kernel_host: Option<String>,
+    /// Who may connect to them. Usually, of this host, the agent's own user and root.
+    pub allow: AllowList,
     pub runtime: Arc<dyn Runtime>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -64,6 +72,10 @@ impl AgentOptions {
         Self {
             id,
             port_range: 30000..=31000,
+            listen: Ipv4Addr::LOCALHOST.into(),
+            kernel_host: Some(Ipv4Addr::LOCALHOST.to_string()),
+            // On loopback, where other users of the host are, too.
+            allow: AllowList::default().only_user(nix::unistd::geteuid().as_raw()),
             runtime,
             clock,
             random,
@@ -171,17 +183,6 @@ impl Agent {
         }
     }
 
-    /// Offers one more image of the container engine, labelled for sessions or not, from now on and after a restart, and
-    /// tells the manager, which puts it into its catalogue.
-    ///
-    /// # Errors
-    /// `RuntimeError` when there is no engine, no such image, or no way to run it, with what to do.
-    pub async fn add_image(&self, name: &str) -> Result<AgentImage, AgentError> {
-        let added = self.host.images.add(name).await?;
-        self.host.tell(heartbeat(&self.host).await).await;
-        Ok(added)
-    }
-
     /// Protections that this machine refuses, as far as the kernels that were started have shown.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.host.runtime.refusals()
@@ -226,7 +227,7 @@ fn make_folders(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
 }
 
 /// What the agent says of itself (`agent-protocol.md` 3.3).
-async fn heartbeat(host: &Host) -> AgentEvent {
+pub(crate) async fn heartbeat(host: &Host) -> AgentEvent {
     let version = env!("CARGO_PKG_VERSION");
     let cpu = json!({
         "agent_version": version,

@@ -1,5 +1,6 @@
 //! What everything in an agent shares.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, KernelId, RunId};
 use bai_proto::event::AgentEvent;
+use bai_proto::zmtp::AllowList;
 use tokio::sync::mpsc;
 
 use crate::agent::AgentOptions;
@@ -50,6 +52,10 @@ pub(crate) struct Host {
     pub registry: Registry,
     pub images: Shelf,
     pub tasks: Tasks,
+    /// Where kernels' ports are opened, as what managers know it, and for whom.
+    pub listen: IpAddr,
+    pub kernel_host: Option<String>,
+    pub allow: AllowList,
     ledger: Mutex<Ledger>,
     events: mpsc::Sender<AgentEvent>,
 }
@@ -65,6 +71,9 @@ impl Host {
             registry: Registry::default(),
             images,
             tasks: Tasks::default(),
+            listen: options.listen,
+            kernel_host: options.kernel_host,
+            allow: options.allow,
             ledger: Mutex::new(Ledger::new(pool, Ports::new(options.port_range))),
             events: options.events,
         }
@@ -81,6 +90,13 @@ impl Host {
             && !self.tasks.is_stopped()
         {
             tracing::warn!(agent.id = %self.id, %error, "the manager did not take an event");
+        }
+    }
+
+    /// Somebody uses a kernel now.
+    pub fn note_use(&self, kernel: KernelId) {
+        if let Some(kernel) = self.registry.get(kernel) {
+            kernel.touch(self.clock.now());
         }
     }
 

@@ -54,6 +54,7 @@ pub enum Endpoint {
     ResourceRecalculateUsage,
     ResourceUsagePerMonth,
     ResourceUsagePerPeriod,
+    ResourceAddImage,
 }
 
 /// One line of the table.
@@ -210,6 +211,8 @@ pub const ROUTES: &[Route] = {
             R,
             E::ResourceUsagePerPeriod,
         ),
+        // Ours: any image of a container engine.
+        route("POST", "/resource/images", NONE, SA, R, E::ResourceAddImage),
         // What clients from 19.09 on ask at their start (`clients.md` 11.3, item 8).
         route(
             "GET",

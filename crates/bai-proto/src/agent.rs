@@ -12,6 +12,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::event::AgentImage;
+
 /// An agent, wherever it is. Every method may be called at any time and any number of times.
 #[async_trait]
 pub trait AgentRpc: Send + Sync + std::fmt::Debug {
@@ -63,6 +65,11 @@ pub trait AgentRpc: Send + Sync + std::fmt::Debug {
         _options: Value,
     ) -> Result<ServiceStart, AgentError> {
         Err(AgentError::not_provided("start_service"))
+    }
+    /// Offers one more image of the agent's container engine from now on, which is pulled if it is not there, made for
+    /// sessions or not. Agents of 19.06 do not provide it.
+    async fn add_image(&self, _name: String) -> Result<AgentImage, AgentError> {
+        Err(AgentError::not_provided("add_image"))
     }
     /// Kernels that this agent runs, so that a manager can compare them with its own records. Agents of 19.06 do not
     /// provide it ([`AgentError::is_not_provided`]).

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bai_model::random::Random;
 use bytes::Bytes;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::zmtp::{
@@ -25,7 +25,7 @@ const LIMITS: Limits = Limits {
     bytes: 1 << 20,
 };
 /// Frames that may wait for a slow reader before it loses some.
-const BACKLOG: usize = 1024;
+pub const BACKLOG: usize = 1024;
 /// Terminals open at the same time on one kernel.
 const MAX_PEERS: usize = 64;
 
@@ -78,6 +78,7 @@ pub struct TerminalServer {
     output: Listener,
     printed: broadcast::Sender<Bytes>,
     typed: mpsc::Sender<Bytes>,
+    watched: Arc<Notify>,
 }
 
 impl TerminalServer {
@@ -103,8 +104,14 @@ impl TerminalServer {
             output: Listener::bind(output, SocketType::Pub, options).await?,
             printed: printed.clone(),
             typed,
+            watched: Arc::default(),
         };
         Ok((server, receiver, printed))
+    }
+
+    /// Notified (one waiter) whenever somebody begins to see what is printed.
+    pub fn watched(&self) -> Arc<Notify> {
+        Arc::clone(&self.watched)
     }
 
     /// Where typing and printing listen.
@@ -117,7 +124,7 @@ impl TerminalServer {
 
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let (typed, printed) = (self.typed, self.printed);
+        let (typed, printed, watched) = (self.typed, self.printed, self.watched);
         let input = {
             let stop = stop.clone();
             move |connection: Connection| {
@@ -133,10 +140,13 @@ impl TerminalServer {
         let output = {
             let stop = stop.clone();
             move |connection: Connection| {
-                let (printed, stop) = (printed.subscribe(), stop.clone());
+                let (printed, watched, stop) = (printed.subscribe(), watched.clone(), stop.clone());
                 async move {
                     let peer = connection.peer;
-                    if let Some(Err(error)) = stop.run_until_cancelled(show(connection, printed)).await {
+                    if let Some(Err(error)) = stop
+                        .run_until_cancelled(show(connection, printed, &watched))
+                        .await
+                    {
                         tracing::debug!(peer.addr = %peer, %error, "a terminal's connection broke");
                     }
                 }
@@ -159,7 +169,11 @@ async fn listen(mut connection: Connection, typed: mpsc::Sender<Bytes>) -> Resul
 }
 
 /// Shows a peer what is printed, from its subscription on.
-async fn show(mut connection: Connection, mut printed: broadcast::Receiver<Bytes>) -> Result<(), ZmtpError> {
+async fn show(
+    mut connection: Connection,
+    mut printed: broadcast::Receiver<Bytes>,
+    watched: &Notify,
+) -> Result<(), ZmtpError> {
     let mut is_subscribed = false;
     loop {
         tokio::select! {
@@ -168,6 +182,9 @@ async fn show(mut connection: Connection, mut printed: broadcast::Receiver<Bytes
                 Some(Incoming::Message(frames)) => {
                     // Whatever the prefix: 19.06 asks for everything.
                     is_subscribed = frames.first().is_some_and(|frame| frame.first() == Some(&1));
+                    if is_subscribed {
+                        watched.notify_one();
+                    }
                 }
                 Some(incoming) => answer(&mut connection.writer, &incoming).await?,
             },

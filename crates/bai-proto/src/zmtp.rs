@@ -6,6 +6,7 @@
 //! * `endpoint`: where a peer is, and how to get there;
 //! * `link`: a connection that is made again whenever it breaks;
 //! * `listener`: connections that others make, from allowed addresses and so many at most;
+//! * `owner`: whose process has made a connection from this host;
 //! * `tls`: both ends prove who they are and nobody reads along, below the same frames.
 //!
 //! Invariants: a message has a bounded number of frames and of bytes, refused by what is announced and allocated by what
@@ -22,6 +23,8 @@ mod endpoint;
 mod link;
 #[cfg(feature = "zmq")]
 mod listener;
+#[cfg(feature = "zmq")]
+mod owner;
 #[cfg(feature = "zmq")]
 mod tls;
 

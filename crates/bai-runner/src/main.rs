@@ -5,6 +5,8 @@ mod batch;
 mod command;
 mod container;
 mod control;
+mod descriptors;
+mod door;
 mod hook;
 mod jupyter;
 mod lang;
@@ -16,9 +18,11 @@ mod query;
 mod sandbox;
 mod scratch;
 mod serve;
+mod service;
 mod session;
 mod stdin;
 mod strays;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -323,6 +323,28 @@ impl AgentRpc for FakeAgent {
         self.known("refresh_idle", kernel)
     }
 
+    /// It has every image but those whose name says `missing`.
+    async fn add_image(&self, name: String) -> Result<AgentImage, AgentError> {
+        if name.contains("missing") {
+            return Err(AgentError::exception(
+                "RuntimeError",
+                format!("there is no {name}"),
+            ));
+        }
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Ok(AgentImage {
+            canonical: format!("index.docker.io/library/{name}"),
+            digest: format!("sha256:{}", "1".repeat(64)),
+            labels: [
+                label("ai.backend.kernelspec", "1"),
+                label("ai.backend.runtime-type", "python"),
+            ]
+            .into(),
+            aliases: vec![name],
+            resource_min: [label("cpu", "1"), label("mem", "64m")].into(),
+        })
+    }
+
     async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {
         Ok(self.kernels())
     }

@@ -36,6 +36,8 @@ enum Command {
     Gateway(cmd::gateway::Args),
     /// Print the settings that point clients at the server of this machine
     Env(cmd::env::Args),
+    /// Offer more images to sessions
+    Image(cmd::image::Args),
     /// Look at and change what a server is configured with: images, aliases, registries
     Etcd(cmd::etcd::Args),
     /// Show the database's schema and bring it up to date
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
             Command::Up(args) => cmd::up::run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Gateway(_) => unreachable!("it has a runtime of its own"),
             Command::Env(args) => cmd::env::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Image(args) => cmd::image::run(args).await,
             Command::Etcd(args) => cmd::etcd::run(args).await,
             Command::Schema(args) => cmd::schema::run(args).await,
             Command::Fixture(args) => cmd::fixture::run(args).await,

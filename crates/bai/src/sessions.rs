@@ -112,7 +112,10 @@ async fn containers(local: &LocalAgent, engine: Engine) -> Result<Sessions> {
     let data_dir = fs::canonicalize(&local.data_dir).with_context(|| unwritable(&local.data_dir))?;
     let runner = runner::install(&data_dir).with_context(|| unwritable(&data_dir))?;
     let saying = format!("sessions are containers of Docker {}", engine.version);
-    let docker = DockerOptions::new(runner, data_dir.display().to_string());
+    let docker = DockerOptions {
+        network: local.docker_network.clone(),
+        ..DockerOptions::new(runner, data_dir.display().to_string())
+    };
     let runtime = DockerRuntime::open(engine, docker, data_dir.join(IMAGES)).await?;
     Ok(Sessions {
         images: Images::Engine(runtime.images()),

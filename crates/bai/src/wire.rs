@@ -83,6 +83,8 @@ pub struct LocalAgent {
     pub only_image: Option<String>,
     /// What sessions are made of.
     pub runtime: RuntimeChoice,
+    /// The engine's network for sessions that are containers; `None` is the engine's default.
+    pub docker_network: Option<String>,
 }
 
 /// What a server on one machine is asked for.
@@ -99,6 +101,8 @@ pub struct EmbeddedOptions {
     pub allow_process_runtime: bool,
     /// What sessions are made of.
     pub runtime: RuntimeChoice,
+    /// The engine's network for sessions that are containers; `None` is the engine's default.
+    pub docker_network: Option<String>,
 }
 
 impl StackOptions {
@@ -131,6 +135,7 @@ impl StackOptions {
                 ephemeral: options.ephemeral,
                 only_image: options.only_image,
                 runtime: options.runtime,
+                docker_network: options.docker_network,
             }),
             event_address: None,
             heartbeat_timeout: EMBEDDED_HEARTBEAT_TIMEOUT,
@@ -156,6 +161,7 @@ impl StackOptions {
                 ephemeral: false,
                 only_image: None,
                 runtime: RuntimeChoice::Process,
+                docker_network: None,
             }),
         };
         if agent.is_some() && !config.bai.allow_process_runtime {

@@ -352,3 +352,32 @@ async fn nothing_used_is_no_error_and_wrong_questions_are_answered() {
         assert!(answer.to_string().contains(said), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn superadmins_add_images_and_everybody_uses_them() {
+    let api = Api::start().await;
+    let add = async |body: Value| {
+        let answer = api
+            .call(Role::Superadmin, "POST", "/resource/images", &body)
+            .await;
+        (answer.status, answer.json())
+    };
+    let (status, added) = add(json!({ "name": "mine:2" })).await;
+    assert_eq!(status, 200, "{added}");
+    assert_eq!(added["image"], "index.docker.io/library/mine:2");
+    assert_eq!(added["refusals"], json!({}));
+    let created = json!({ "lang": "mine:2", "clientSessionToken": "of-mine" });
+    let created = api.call(Role::User, "POST", "/kernel/create", &created).await;
+    assert_eq!(created.status, 201, "{:?}", created.json());
+    for (body, said) in [
+        (json!({ "name": "missing:1" }), "there is no missing:1"),
+        (json!({ "name": "a b" }), "no blanks"),
+        (json!({ "name": "x".repeat(513) }), "1 to 512 characters"),
+        (json!({ "name": 1 }), "name"),
+        (json!({}), "name"),
+    ] {
+        let (status, answer) = add(body).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.to_string().contains(said), "{answer}");
+    }
+}

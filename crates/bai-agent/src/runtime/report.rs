@@ -23,11 +23,12 @@ pub struct History {
     max_memory: u64,
     max_scratch: u64,
     last_io: (u64, u64),
+    last_net: (u64, u64),
 }
 
 impl History {
     pub fn new(now: Instant) -> Self {
-        let last_io = (0, 0);
+        let (last_io, last_net) = ((0, 0), (0, 0));
         Self {
             begun: now,
             last: now,
@@ -36,6 +37,7 @@ impl History {
             max_memory: 0,
             max_scratch: 0,
             last_io,
+            last_net,
         }
     }
 }
@@ -51,6 +53,9 @@ pub struct Sample {
     /// Bytes of block devices.
     pub read: u64,
     pub written: u64,
+    /// Bytes of networks that are not the kernel's own loopback.
+    pub received: u64,
+    pub sent: u64,
     /// Bytes below the work folder.
     pub scratch: u64,
 }
@@ -74,14 +79,19 @@ pub fn report(sample: &Sample, history: &mut History, now: Instant, memory_limit
         0.0
     };
     let io = (sample.read, sample.written);
-    let rates = (
-        rate(io.0 as f64, history.last_io.0 as f64),
-        rate(io.1 as f64, history.last_io.1 as f64),
-    );
+    let rates = |now: (u64, u64), before: (u64, u64)| {
+        (
+            rate(now.0 as f64, before.0 as f64),
+            rate(now.1 as f64, before.1 as f64),
+        )
+    };
+    let net = (sample.received, sample.sent);
+    let (io_rates, net_rates) = (rates(io, history.last_io), rates(net, history.last_net));
     history.max_util = history.max_util.max(util);
     history.max_memory = history.max_memory.max(sample.memory_peak);
     history.max_scratch = history.max_scratch.max(sample.scratch);
-    (history.last, history.last_cpu, history.last_io) = (now, sample.cpu, io);
+    (history.last, history.last_cpu) = (now, sample.cpu);
+    (history.last_io, history.last_net) = (io, net);
     let metric = |current: String, unit: &str, extra: &[(&str, String)]| {
         let mut metric = json!({"current": current, "capacity": null, "pct": null, "unit_hint": unit});
         extra.iter().for_each(|(key, value)| metric[*key] = json!(value));
@@ -99,12 +109,8 @@ pub fn report(sample: &Sample, history: &mut History, now: Instant, memory_limit
             sample.memory as f64 * 100.0 / memory_limit as f64
         ));
     }
-    let io = |bytes: u64, rate: f64| {
-        metric(
-            bytes.to_string(),
-            "bytes",
-            &[("stats.rate", format!("{rate:.0}"))],
-        )
+    let flow = |bytes: u64, unit: &str, rate: f64| {
+        metric(bytes.to_string(), unit, &[("stats.rate", format!("{rate:.0}"))])
     };
     let utils = [
         ("stats.max", format!("{:.3}", history.max_util)),
@@ -114,8 +120,11 @@ pub fn report(sample: &Sample, history: &mut History, now: Instant, memory_limit
         "cpu_util": metric(format!("{util:.3}"), "percent", &utils),
         "cpu_used": metric(format!("{:.3}", sample.cpu), "msec", &[]),
         "mem": memory,
-        "io_read": io(sample.read, rates.0),
-        "io_write": io(sample.written, rates.1),
+        "io_read": flow(sample.read, "bytes", io_rates.0),
+        "io_write": flow(sample.written, "bytes", io_rates.1),
+        // The unit is what 19.06 calls it; it is bytes and bytes in a second.
+        "net_rx": flow(sample.received, "bps", net_rates.0),
+        "net_tx": flow(sample.sent, "bps", net_rates.1),
         "io_scratch_size":
             metric(sample.scratch.to_string(), "bytes", &[("stats.max", history.max_scratch.to_string())]),
     })
@@ -151,6 +160,7 @@ mod tests {
         let begun = Instant::now();
         let mut history = History::new(begun);
         let sample = Sample {
+            received: 700,
             cpu: 1500.0,
             memory: 512,
             memory_peak: 600,
@@ -159,6 +169,7 @@ mod tests {
         let report = report(&sample, &mut history, begun + Duration::from_secs(1), 1024);
         assert_eq!(report["cpu_util"]["current"], "150.000");
         assert_eq!(report["cpu_used"]["current"], "1500.000");
+        assert_eq!(report["net_rx"]["stats.rate"], "700");
         assert_eq!(
             (&report["mem"]["pct"], &report["mem"]["stats.max"]),
             (&json!("50.00"), &json!("600"))

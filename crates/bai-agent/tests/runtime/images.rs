@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use bai_agent::runtime::docker::DockerRuntime;
 use bai_agent::runtime::{RunnerStream, Runtime};
 use bai_proto::runner::{Frame, Record, Request};
-use bai_testkit::services::Docker;
+use bai_testkit::services::{Docker, rootfs};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::mpsc;
 
 use crate::docker::{Bench, shared};
-use crate::rootfs;
 
 /// Greets with its arguments, and whom it reads about.
 const ASK: &str = r#"#include <stdio.h>

@@ -8,4 +8,6 @@ mod conform;
 mod docker;
 mod images;
 mod process;
-mod rootfs;
+mod reach;
+mod site;
+mod whole;

@@ -1,13 +1,19 @@
 //! The process runtime with the real runner: life and death of kernels, limits, adoption.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bai_agent::Images;
 use bai_agent::runtime::process::{Options, ProcessRuntime};
 use bai_agent::runtime::{KernelSpec, Runtime};
 use bai_model::KernelId;
+use bai_proto::agent::{AgentRpc, ServiceStart};
+use bai_proto::event::AgentImage;
 
-use crate::conform;
+use crate::site::{Site, config, new_id, soon};
+use crate::{conform, reach, whole};
 
 /// The runner, from `BAI_RUNNER` or from the target directory that this test was built into.
 fn runner() -> Option<PathBuf> {
@@ -277,4 +283,129 @@ async fn a_probe_says_what_this_machine_grants_and_leaves_nothing() {
     println!("{report:?}");
     assert!(report.enforced.iter().any(|name| name == "user namespace"));
     assert!(!Path::new(&format!("/proc/{}/stat", report.pid)).exists());
+}
+
+/// What a whole agent needs, with an image of this host's programs.
+fn prepared(
+    runtime_type: &str,
+    program: &str,
+) -> Option<(tempfile::TempDir, Arc<ProcessRuntime>, Images, AgentImage)> {
+    let runtime = Arc::new(ProcessRuntime::new(runner()?, Options::default()));
+    let label = |name: &str, value: &str| (format!("ai.backend.{name}"), value.to_owned());
+    let image = AgentImage {
+        canonical: "index.docker.io/lablup/test:1".to_owned(),
+        digest: format!("sha256:{}", "0".repeat(64)),
+        labels: [
+            label("kernelspec", "1"),
+            label("runtime-type", runtime_type),
+            label("runtime-path", program),
+        ]
+        .into(),
+        aliases: Vec::new(),
+        resource_min: BTreeMap::new(),
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    Some((dir, runtime, Images::Given(vec![image.clone()]), image))
+}
+
+#[tokio::test]
+async fn an_agent_does_what_managers_ask() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    whole::life(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn a_terminal_is_typed_into_and_outlives_the_agent() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    reach::terminal(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn services_are_reached_by_their_ports() {
+    let Some((dir, runtime, images, image)) = prepared("python", "/usr/bin/python3") else {
+        return;
+    };
+    reach::ports(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn services_start_and_are_watched() {
+    let Some((dir, runtime, images, image)) = prepared("python", "/usr/bin/python3") else {
+        return;
+    };
+    reach::services(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn other_users_of_this_machine_reach_no_session() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    let is_root = nix::unistd::geteuid().is_root();
+    let look = |prefix: &'static [&'static str], port: u16, listen: std::net::IpAddr| async move {
+        // A terminal greets whoever may connect.
+        let script = format!("exec 3<>/dev/tcp/{listen}/{port} && head -c 1 <&3 | wc -c");
+        let words: Vec<&str> = prefix.iter().copied().chain(["bash", "-c", &script]).collect();
+        let output = tokio::process::Command::new(words[0]).args(&words[1..]).output();
+        let output = soon(output).await.ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let site = Site::start(dir.path(), runtime, images).await;
+    let created = site
+        .agent
+        .create_kernel(new_id(), config(&image))
+        .await
+        .expect("a kernel");
+    assert_eq!(
+        look(&[], created.stdout_port, site.listen).await.as_deref(),
+        Some("1")
+    );
+    let other: &[&str] = &["setpriv", "--reuid=65534", "--clear-groups"];
+    match is_root {
+        false => println!("SKIPPED: another user at a session's ports, because only root can become one"),
+        true => match look(other, created.stdout_port, site.listen).await {
+            Some(greeting) => assert_eq!(greeting, "0"),
+            None => println!("SKIPPED: another user at a session's ports, because there is no setpriv"),
+        },
+    }
+    site.agent.reset_agent().await.expect("ended");
+}
+
+#[tokio::test]
+async fn jupyter_serves_where_it_is_installed() {
+    let Ok(python) = std::env::var("BAI_JUPYTER_PYTHON") else {
+        println!(
+            "SKIPPED: Jupyter as a service, because BAI_JUPYTER_PYTHON does not name a Python that has `notebook`"
+        );
+        return;
+    };
+    let Some((dir, runtime, images, mut image)) = prepared("python", &python) else {
+        return;
+    };
+    let ports = (
+        "ai.backend.service-ports".to_owned(),
+        "jupyter:http:8080".to_owned(),
+    );
+    image.labels.extend([ports]);
+    let site = Site::start(dir.path(), runtime, images).await;
+    let (id, mut wanted) = (new_id(), config(&image));
+    wanted.resource_slots = [("cpu", 1_i64), ("mem", 1 << 30)]
+        .into_iter()
+        .map(|(slot, amount)| (slot, amount.into()))
+        .collect();
+    let created = site.agent.create_kernel(id, wanted).await.expect("a kernel");
+    let started = site
+        .agent
+        .start_service(id, "jupyter".to_owned(), serde_json::json!({}));
+    assert_eq!(soon(started).await, Ok(ServiceStart::Started));
+    let status = reach::get(&site, created.service_ports[0].host_port, "/api/status").await;
+    assert!(
+        status.contains("200 OK") && status.contains("\"kernels\""),
+        "without a token: {status}"
+    );
+    site.agent.destroy_kernel(id).await.expect("ended");
 }

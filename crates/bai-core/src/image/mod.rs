@@ -7,6 +7,7 @@
 //! Invariants: keys and values are the original's, byte for byte; an image is written by one transaction that shows it
 //! whole; nothing is removed because a registry did not answer.
 
+mod add;
 mod alias;
 mod limit;
 mod record;
@@ -20,6 +21,7 @@ use bai_proto::event::AgentImage;
 
 use crate::{Actor, Error, Manager, Op, Result};
 
+pub use add::AddedImage;
 pub use alias::Alias;
 pub use record::{ImageRecord, ResourceLimit};
 pub use rescan::{ImageChange, ImageOutcome, RegistryScan, Rescan, RescanEvent, RescanSummary};

@@ -56,6 +56,7 @@ pub(crate) async fn dispatch(endpoint: Endpoint, call: Call) -> Result<Answer, P
         Endpoint::ResourceRecalculateUsage => resource::recalculate_usage(call).await,
         Endpoint::ResourceUsagePerMonth => resource::usage::per_month(call).await,
         Endpoint::ResourceUsagePerPeriod => resource::usage::per_period(call).await,
+        Endpoint::ResourceAddImage => Box::pin(resource::add_image::handle(call)).await,
     }
 }
 

@@ -53,6 +53,7 @@ pub enum Call {
     CleanAllKernels,
     /// Not in 19.06.
     ListKernels,
+    AddImage(String),
 }
 
 /// A parameter's name, and whether it may be left out.
@@ -90,6 +91,7 @@ const FUNCTIONS: &[(&str, &[Parameter])] = &[
     ("reset_agent", &[]),
     ("clean_all_kernels", &[("event", true)]),
     ("list_kernels", &[]),
+    ("add_image", &[("name", false)]),
 ];
 
 impl Call {
@@ -114,6 +116,7 @@ impl Call {
             Self::ResetAgent => "reset_agent",
             Self::CleanAllKernels => "clean_all_kernels",
             Self::ListKernels => "list_kernels",
+            Self::AddImage(_) => "add_image",
         }
     }
 
@@ -123,6 +126,7 @@ impl Call {
         let text = |text: &str| Value::from(text);
         match self {
             Self::Ping(message) => vec![text(message)],
+            Self::AddImage(name) => vec![text(name)],
             Self::PingKernel(kernel)
             | Self::DestroyKernel(kernel)
             | Self::InterruptKernel(kernel)
@@ -221,6 +225,7 @@ impl Call {
             "shutdown_agent" => Self::ShutdownAgent,
             "reset_agent" => Self::ResetAgent,
             "clean_all_kernels" => Self::CleanAllKernels,
+            "add_image" => Self::AddImage(bound.text("name")?),
             _ => Self::ListKernels,
         })
     }

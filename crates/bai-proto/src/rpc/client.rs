@@ -25,6 +25,7 @@ use crate::agent::{
     AgentError, AgentRpc, ExecuteReply, ExecuteRequest, FileListing, KernelConfig, KernelCreated,
     ServiceStart,
 };
+use crate::event::AgentImage;
 use crate::msgpack::{At, Unexpected};
 use crate::zmtp::{Backoff, Command, Connection, Endpoint, Incoming, Limits, SocketType, Tls, dial};
 
@@ -334,6 +335,12 @@ impl AgentRpc for ZmqAgent {
             options,
         };
         self.ask(call, SERVICE, value::read_service_start).await
+    }
+
+    /// Not provided by an agent of 19.06.
+    async fn add_image(&self, name: String) -> Result<AgentImage, AgentError> {
+        self.ask(Call::AddImage(name), CREATION, value::read_agent_image)
+            .await
     }
 
     /// Not provided by an agent of 19.06 ([`AgentError::is_not_provided`]).

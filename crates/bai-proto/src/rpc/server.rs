@@ -314,6 +314,10 @@ impl Shared {
             }
             Call::ShutdownAgent => Ok(Value::Nil),
             Call::ResetAgent | Call::CleanAllKernels => agent.reset_agent().await.map(nothing),
+            Call::AddImage(name) => {
+                let added = agent.add_image(name).await;
+                added.map(|image| value::agent_image(&image))
+            }
             Call::ListKernels => {
                 let kernels = agent.list_kernels().await;
                 kernels.map(|ids| Value::Array(ids.iter().map(|id| Value::from(id.to_string())).collect()))

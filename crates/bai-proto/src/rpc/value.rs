@@ -11,6 +11,7 @@ use crate::agent::{
     BatchOptions, ConsoleItem, ExecuteReply, FileListing, GeneratedFile, ImageConfig, KernelConfig,
     KernelCreated, Mount, RegistryConfig, RunStatus, ServicePort, ServiceStart,
 };
+use crate::event::AgentImage;
 use crate::msgpack::{At, Unexpected, from_json, map};
 
 fn optional_text(text: Option<&String>) -> Value {
@@ -366,6 +367,16 @@ pub(super) fn read_execution(at: At<'_>, asked: Option<RunId>) -> Result<Execute
             .collect::<Result<_, _>>()?,
         files: files.iter().map(file).collect::<Result<_, _>>()?,
     })
+}
+
+/// As JSON text: only our own peers say it.
+pub(super) fn agent_image(image: &AgentImage) -> Value {
+    Value::from(serde_json::json!(image).to_string())
+}
+
+/// The other direction of [`agent_image`].
+pub(super) fn read_agent_image(at: At<'_>) -> Result<AgentImage, Unexpected> {
+    serde_json::from_str(at.text()?).map_err(|_| at.wrong("not an image"))
 }
 
 pub(super) fn listing(listing: &FileListing) -> Value {

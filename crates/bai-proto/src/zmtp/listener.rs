@@ -15,14 +15,19 @@ use tokio_util::task::TaskTracker;
 use super::codec::{Limits, SocketType};
 use super::connection::Connection;
 use super::endpoint::tune;
+use super::owner;
 use super::tls::Tls;
 
 /// Pause after the system had no more descriptors or memory for a connection.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-/// The addresses that may connect; an empty list lets everybody.
+/// Who may connect: the addresses in the list, everybody if it is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowList(Vec<IpNet>);
+pub struct AllowList {
+    networks: Vec<IpNet>,
+    /// Of this host, only processes of this user and of root.
+    user: Option<u32>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither an address nor a network such as 10.0.0.0/8")]
@@ -39,12 +44,34 @@ impl AllowList {
             let parsed = IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from));
             parsed.map_err(|_| AllowListError(text.to_owned()))
         };
-        texts.into_iter().map(network).collect::<Result<_, _>>().map(Self)
+        let networks = texts.into_iter().map(network).collect::<Result<_, _>>()?;
+        Ok(Self { networks, user: None })
+    }
+
+    /// The same, but of what connects from this host's loopback only processes of one user and of root: its other users have
+    /// the same address.
+    #[must_use]
+    pub fn only_user(mut self, uid: u32) -> Self {
+        self.user = Some(uid);
+        self
+    }
+
+    /// Whether a connection that was accepted may stay.
+    pub fn admits_connection(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+        let is_theirs = |user: u32| {
+            let owner = stream
+                .local_addr()
+                .ok()
+                .and_then(|local| owner::uid_of(peer, local));
+            owner.is_some_and(|owner| owner == user || owner == 0)
+        };
+        let is_local = peer.ip().to_canonical().is_loopback();
+        self.admits(peer.ip()) && (!is_local || self.user.is_none_or(is_theirs))
     }
 
     pub fn admits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.0.is_empty() || self.0.iter().any(|network| network.contains(&address))
+        self.networks.is_empty() || self.networks.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -113,7 +140,7 @@ impl Listener {
                 next = next => next,
             };
             match accepted {
-                Ok((stream, peer)) if self.options.allow.admits(peer.ip()) => {
+                Ok((stream, peer)) if self.options.allow.admits_connection(&stream, peer) => {
                     let (options, ours, serve) = (Arc::clone(&self.options), self.ours, serve.clone());
                     let stop = stop.clone();
                     tracker.spawn(async move {
@@ -127,7 +154,7 @@ impl Listener {
                     });
                 }
                 Ok((_, peer)) => {
-                    tracing::warn!(peer.addr = %peer, "a connection was refused: its address is not on the allow-list");
+                    tracing::warn!(peer.addr = %peer, "a connection was refused: its address or its user is not on the allow-list");
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");

@@ -11,8 +11,9 @@ mod guardian;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
-#[cfg(feature = "api")]
+#[cfg(feature = "registry")]
 pub mod registry;
+pub mod rootfs;
 mod server;
 #[cfg(feature = "api")]
 pub mod site;

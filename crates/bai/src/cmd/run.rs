@@ -13,6 +13,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::configured_client;
 use crate::client::{Client, RunStream, next_frame, send_text};
 use crate::output::{line, raw, raw_error, say};
 use crate::sessions::RuntimeChoice;
@@ -100,6 +101,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         only_image: Some(args.image.clone()),
         allow_process_runtime: false,
         runtime: RuntimeChoice::Process,
+        docker_network: None,
     })?;
     let starting = Stack::start(options);
     let stack = patiently(&args, "starting a stack for this command", starting).await?;
@@ -130,25 +132,6 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         .close()
         .context("the temporary folder could not be removed")?;
     ended
-}
-
-/// The endpoint of the environment, with the old names as 19.06 clients read them.
-fn configured_client() -> Result<Option<Client>> {
-    let variable = |name: &str| {
-        let value = |prefix: &str| {
-            std::env::var(format!("{prefix}_{name}"))
-                .ok()
-                .filter(|value| !value.is_empty())
-        };
-        value("BACKEND").or_else(|| value("SORNA"))
-    };
-    let Some(endpoint) = variable("ENDPOINT") else {
-        return Ok(None);
-    };
-    let missing = |name: &str| format!("BACKEND_ENDPOINT is set but BACKEND_{name} is not");
-    let access_key = variable("ACCESS_KEY").with_context(|| missing("ACCESS_KEY"))?;
-    let secret_key = variable("SECRET_KEY").with_context(|| missing("SECRET_KEY"))?;
-    Client::new(&endpoint, &access_key, SecretKey::new(secret_key)).map(Some)
 }
 
 async fn run_on(client: &Client, args: &Args, remove: bool) -> Result<ExitCode> {

@@ -34,6 +34,10 @@ pub struct Args {
     /// What sessions are: containers, sandboxed processes, or what fits this machine
     #[arg(long, value_enum, default_value_t)]
     runtime: RuntimeChoice,
+    /// The engine's network for sessions in containers, such as `none` [default: the engine's]. Their services are reached
+    /// in any
+    #[arg(long, value_name = "NETWORK")]
+    docker_network: Option<String>,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -59,6 +63,7 @@ pub async fn run(args: Args) -> Result<()> {
         only_image: None,
         allow_process_runtime: args.allow_process_runtime,
         runtime: args.runtime,
+        docker_network: args.docker_network,
     })?;
     let stack = Stack::start(options).await?;
     save_endpoint(&data_dir, &stack.endpoint)?;

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, EngineError, explain};
 use super::{Options, container, create, output, remove};
+use crate::image::{SERVICE_PORTS, usual_services};
 use crate::runtime::RuntimeError;
 use crate::tasks::blocking;
 
@@ -162,12 +163,19 @@ impl Images {
         Ok(images)
     }
 
-    /// Offers an image of the engine from now on, labelled or not, and says as what.
+    /// Offers an image from now on, labelled or not, and says as what. One that the engine does not have is pulled.
     ///
     /// # Errors
-    /// When the engine does not have it, or nobody can tell how to run it.
+    /// When the engine cannot get it, or nobody can tell how to run it.
     pub async fn add(&self, name: &str) -> Result<AgentImage, ImageError> {
         let canonical = canonical(name);
+        if self.inspect(&canonical).await?.is_none() {
+            let wanted = ImageConfig {
+                canonical: canonical.clone(),
+                ..ImageConfig::default()
+            };
+            self.pull(&wanted).await?;
+        }
         let image = self.inspect(&canonical).await?;
         let image = image.ok_or_else(|| ImageError::Unknown(name.to_owned()))?;
         let labels = self.labels(&canonical, &image).await?;
@@ -458,6 +466,9 @@ fn completed(labels: &BTreeMap<String, String>, found: &Found) -> BTreeMap<Strin
     ] {
         labels.insert(name.to_owned(), value.to_owned());
     }
+    labels
+        .entry(SERVICE_PORTS.to_owned())
+        .or_insert_with(|| usual_services(&found.runtime_type).to_owned());
     labels
 }
 

@@ -15,12 +15,14 @@ mod images;
 mod stats;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bai_model::KernelId;
+use bai_proto::descriptor::Descriptor;
 use bai_proto::runner::{Frame, Request};
 use bai_proto::sandbox::Refusal;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerState};
@@ -35,7 +37,7 @@ use self::container::{KERNEL_LABEL, OWNER_LABEL, SCRATCH_LABEL, User};
 pub use self::engine::{Engine, EngineError};
 pub use self::images::{ImageError, Images, Local, Pull};
 use super::report::History;
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started, owner, report, socket};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Started, descriptor, owner, report, socket};
 
 /// The runner of a container that has started takes milliseconds; this is for machines that are stuck.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -375,6 +377,10 @@ impl Runtime for DockerRuntime {
         Ok(Box::new(socket::connect(&spec.scratch.join("run")).await?))
     }
 
+    async fn descriptor(&self, spec: &KernelSpec, wanted: Descriptor) -> std::io::Result<OwnedFd> {
+        descriptor::obtain(spec.scratch.join("run"), wanted).await
+    }
+
     async fn wait(&self, _spec: &KernelSpec, container_id: &str) -> String {
         let state = self.ended(container_id).await;
         // The engine remembers any process that wanted too much; the session ended of it if its runner was killed.
@@ -403,6 +409,10 @@ impl Runtime for DockerRuntime {
         let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
         let history = histories.entry(spec.kernel).or_insert_with(|| History::new(now));
         Some(report::report(&sample, history, now, spec.memory))
+    }
+
+    fn uid(&self) -> u32 {
+        self.user().uid
     }
 
     fn refusals(&self) -> Vec<Refusal> {

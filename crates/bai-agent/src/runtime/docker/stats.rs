@@ -43,6 +43,7 @@ fn understand(stats: &ContainerStatsResponse) -> Sample {
         let matching = io.iter().filter(|entry| is_meant(&entry.op));
         matching.filter_map(|entry| entry.value).sum()
     };
+    let networks = || stats.networks.iter().flat_map(|networks| networks.values());
     Sample {
         // Nanoseconds.
         cpu: cpu.unwrap_or(0) as f64 / 1e6,
@@ -51,6 +52,8 @@ fn understand(stats: &ContainerStatsResponse) -> Sample {
         memory_peak: memory.and_then(|memory| memory.max_usage).unwrap_or(current),
         read: sum("read"),
         written: sum("write"),
+        received: networks().filter_map(|network| network.rx_bytes).sum(),
+        sent: networks().filter_map(|network| network.tx_bytes).sum(),
         scratch: 0,
     }
 }
@@ -64,6 +67,7 @@ mod tests {
         let answer = serde_json::json!({
             "cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000_u64}},
             "memory_stats": {"usage": 1000, "max_usage": 2000},
+            "networks": {"eth0": {"rx_bytes": 30, "tx_bytes": 4}, "eth1": {"rx_bytes": 1}},
             "blkio_stats": {"io_service_bytes_recursive": [
                 {"major": 8, "minor": 0, "op": "Read", "value": 10},
                 {"major": 8, "minor": 16, "op": "read", "value": 5},
@@ -77,6 +81,7 @@ mod tests {
             (1500.0, 1000, 2000)
         );
         assert_eq!((sample.read, sample.written), (15, 7));
+        assert_eq!((sample.received, sample.sent), (31, 4));
         assert_eq!(understand(&ContainerStatsResponse::default()).memory, 0);
     }
 }

@@ -1,5 +1,6 @@
 //! `/resource` (`http-api.md` 4.12): presets, quotas and usage. Verbs without parameters are here, the others have files.
 
+pub(super) mod add_image;
 pub(super) mod check_presets;
 pub(super) mod usage;
 

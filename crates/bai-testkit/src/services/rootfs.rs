@@ -12,6 +12,9 @@ const PROGRAMS: [&str; 10] = [
 ];
 
 /// A shell and a few programs.
+///
+/// # Errors
+/// When one of them is not on this host.
 pub fn shell(root: &Path) -> Result<()> {
     copy_program(Path::new("/bin/sh"), root, "bin/sh")?;
     for name in PROGRAMS {
@@ -32,6 +35,9 @@ pub fn shell(root: &Path) -> Result<()> {
 }
 
 /// The system's Python, without what no test imports.
+///
+/// # Errors
+/// When it is not on this host.
 pub fn python(root: &Path) -> Result<()> {
     let program = fs::canonicalize("/usr/bin/python3").context("there is no /usr/bin/python3")?;
     copy_program(&program, root, "usr/bin/python3")?;
