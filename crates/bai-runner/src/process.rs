@@ -50,7 +50,8 @@ impl Process {
             .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .map_err(explained)?;
         let stdin = child.stdin.take();
         Self::follow(child, outbox).map(|process| (process, stdin))
     }
@@ -154,6 +155,17 @@ impl Process {
         self.output.drain();
         strays.adopt(self.output);
         end
+    }
+}
+
+/// What the user can do about it.
+fn explained(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(
+            error.kind(),
+            "the session has as many processes as it may have; end some of them, or restart it",
+        ),
+        _ => error,
     }
 }
 

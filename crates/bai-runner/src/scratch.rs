@@ -12,8 +12,16 @@ pub struct Scratch(PathBuf);
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self(std::env::temp_dir().join(format!(".bai-{}", std::process::id())))
+        Self(base().join(format!(".bai-{}", std::process::id())))
     }
+}
+
+/// The temporary folder; in an image without one, the session's own.
+fn base() -> PathBuf {
+    let temporary = Some(std::env::temp_dir()).filter(|folder| folder.is_dir());
+    temporary
+        .or_else(|| std::env::current_dir().ok())
+        .unwrap_or_default()
 }
 
 impl Scratch {

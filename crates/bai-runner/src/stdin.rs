@@ -59,20 +59,30 @@ impl Stdin {
             .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
             .map(|entry| entry.path());
         numbered.any(|process| {
-            fs::read_link(process.join("fd/0")).is_ok_and(|link| link.as_os_str() == self.name.as_str())
+            let is_ours = |descriptor: &str| {
+                fs::read_link(process.join("fd").join(descriptor))
+                    .is_ok_and(|link| link.as_os_str() == self.name.as_str())
+            };
+            // Some read a copy of their descriptor 0.
+            is_ours("0")
                 && fs::read_dir(process.join("task"))
                     .into_iter()
                     .flatten()
                     .flatten()
-                    .any(|thread| is_in_read(&thread.path()))
+                    .filter_map(|thread| descriptor_read(&thread.path()))
+                    .any(|descriptor| is_ours(&descriptor))
         })
     }
 }
 
-/// Whether a thread is in `read(0, …)`.
-fn is_in_read(thread: &std::path::Path) -> bool {
-    let call = fs::read_to_string(thread.join("syscall")).unwrap_or_default();
-    call.starts_with(&format!("{} 0x0 ", libc::SYS_read))
+/// What a thread is reading from.
+fn descriptor_read(thread: &std::path::Path) -> Option<String> {
+    let call = fs::read_to_string(thread.join("syscall")).ok()?;
+    let descriptor = call
+        .strip_prefix(&format!("{} 0x", libc::SYS_read))?
+        .split(' ')
+        .next()?;
+    Some(u32::from_str_radix(descriptor, 16).ok()?.to_string())
 }
 
 nix::ioctl_read_bad!(

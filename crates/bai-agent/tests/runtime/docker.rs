@@ -76,20 +76,20 @@ fn prepare() -> Option<Docker> {
 }
 
 /// The engine that tests share which leave it alone. It ends with this process.
-fn shared() -> Option<&'static Docker> {
+pub fn shared() -> Option<&'static Docker> {
     static ENGINE: OnceLock<Option<Docker>> = OnceLock::new();
     ENGINE.get_or_init(prepare).as_ref()
 }
 
-struct Bench {
+pub struct Bench {
     engine: Engine,
-    options: Options,
-    spec: KernelSpec,
+    pub options: Options,
+    pub spec: KernelSpec,
     dir: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn new(docker: &Docker, index: u32) -> Option<Self> {
+    pub async fn new(docker: &Docker, index: u32) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         // Longer than a socket's address may be.
         let scratch = dir.path().join("deep/".repeat(20)).join("kernel");
@@ -121,7 +121,7 @@ impl Bench {
         })
     }
 
-    async fn open(&self) -> DockerRuntime {
+    pub async fn open(&self) -> DockerRuntime {
         let kept = self.dir.path().join("engine-images.json");
         let opened = DockerRuntime::open(self.engine.clone(), self.options.clone(), kept).await;
         opened.expect("the engine answers")

@@ -6,6 +6,7 @@
 
 mod conform;
 mod docker;
+mod images;
 mod process;
 mod reach;
 mod site;

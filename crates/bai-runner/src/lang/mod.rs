@@ -79,9 +79,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// An unknown runtime type is a shell.
+    /// An unknown runtime type is a shell; its path is that of something unknown, and not started as one.
     pub fn new(runtime_type: &str, path: Option<&str>, environ: &BTreeMap<String, String>) -> Self {
         let language = table::find(runtime_type);
+        let path = path.filter(|_| language.name == runtime_type);
         Self {
             language,
             path: path.unwrap_or(language.runtime).to_owned(),

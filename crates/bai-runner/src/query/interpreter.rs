@@ -211,7 +211,9 @@ impl Interpreter {
             Driver::Shell => Stdio::piped(),
         });
         pass_descriptors(&mut command, command_end.into(), event_end.into());
-        let (process, stdin) = Process::spawn(&mut command, self.parts.outbox.clone())?;
+        let spawned = Process::spawn(&mut command, self.parts.outbox.clone());
+        let (process, stdin) = spawned
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.parts.runtime.path)))?;
         let stdin = stdin.map(Stdin::new).transpose()?;
         Ok(Driven {
             process,

@@ -58,6 +58,10 @@ const CONFIGURATION: &[&str] = &[
     "pki/ca-trust",
     "pki/tls/certs",
     "protocols",
+    // Without the site's files, which name its repositories.
+    "R/ldpaths",
+    "R/Makeconf",
+    "R/Renviron",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",

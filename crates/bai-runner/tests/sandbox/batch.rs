@@ -114,6 +114,15 @@ const CASES: &[Case] = &[
         asks: true,
     },
     Case {
+        runtime_type: "r",
+        program: "Rscript",
+        main: "main.R",
+        batch: "cat('got', readLines(file('stdin'), 1)); quit(status = 3)",
+        query: "cat('42\\n')",
+        is_built: false,
+        asks: true,
+    },
+    Case {
         runtime_type: "ruby",
         program: "ruby",
         main: "main.rb",

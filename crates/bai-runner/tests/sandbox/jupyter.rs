@@ -340,6 +340,34 @@ fn a_kernel_that_does_not_start_says_why() {
     assert_eq!(session.sh("echo alive").out, "alive\n");
 }
 
+#[test]
+fn other_languages_have_their_kernels() {
+    if !Path::new("/usr/share/jupyter/kernels/ir").exists() {
+        println!("SKIPPED: the Jupyter kernel of R, because it is not installed (Debian's r-cran-irkernel)");
+        return;
+    }
+    let mut session = Kernel::of("r", Some("/usr/bin/Rscript")).start();
+    let said = session.code("x <- 6");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let said = session.code("cat(x * 7, '\\n')");
+    assert_eq!((said.out.as_str(), said.code), ("42 \n", Some(0)), "{said:?}");
+    let said = session.code("stop('no')");
+    assert!(said.err.contains("no") && said.code == Some(0), "{said:?}");
+    let said = session.code_with("cat(readline('who? '))", &["me"]);
+    assert_eq!(said.out, "who? me", "{said:?}");
+    let said = session.interrupt("cat('1\\n'); flush.console(); while (TRUE) Sys.sleep(0.1)");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let said = session.code("data.frame(a = 1)");
+    assert_eq!(said.html.len(), 1, "{said:?}");
+    assert!(
+        session
+            .complete(r#"{"code": "Sys.getlocal"}"#)
+            .contains("Sys.getlocale")
+    );
+    assert_eq!(session.code("quit(status = 5)").code, Some(0));
+    assert_eq!(session.code("cat(1)").out, "1");
+}
+
 /// Start times beside those of the runner's own interpreter. Prints, and asserts nothing about time.
 #[test]
 fn first_and_second_queries_are_measured() {

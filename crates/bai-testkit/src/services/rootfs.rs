@@ -1,7 +1,7 @@
 //! Root file systems for images, copied from the programs of this host.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -60,6 +60,118 @@ pub fn python(root: &Path) -> Result<()> {
     for entry in fs::read_dir(library.join("lib-dynload"))? {
         copy_libraries(&entry?.path(), root)?;
     }
+    Ok(())
+}
+
+/// Packages that no test of containers imports, most of them large.
+const LEFT_OUT: [&str; 14] = [
+    "__pycache__",
+    "PIL",
+    "contourpy",
+    "debugpy",
+    "fontTools",
+    "kiwisolver",
+    "matplotlib",
+    "mpl_toolkits",
+    "numpy",
+    "numpy.libs",
+    "pillow.libs",
+    "pip",
+    "setuptools",
+    "tests",
+];
+
+/// A Jupyter kernel for [`python`], out of the environment that `cargo xtask test` makes, where pip would install it.
+pub fn kernel(root: &Path) -> Result<()> {
+    let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/interop/jupyter");
+    let program = fs::canonicalize("/usr/bin/python3").context("there is no /usr/bin/python3")?;
+    let version = program
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("its name")?;
+    let packages = environment.join("lib").join(version).join("site-packages");
+    ensure!(
+        packages.exists(),
+        "target/interop/jupyter has not been made for {version} (`cargo xtask test` makes it)"
+    );
+    let local = root.join("usr/local");
+    copy_folder(
+        &packages,
+        &local.join("lib").join(version).join("dist-packages"),
+        &LEFT_OUT,
+    )?;
+    copy_folder(
+        &environment.join("share/jupyter"),
+        &local.join("share/jupyter"),
+        &[],
+    )?;
+    for library in libraries(&packages) {
+        copy_libraries(&library, root)?;
+    }
+    Ok(())
+}
+
+/// Compiled modules below a folder.
+fn libraries(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if LEFT_OUT.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(libraries(&path));
+        } else if path.extension().is_some_and(|extension| extension == "so") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A system without glibc: the loader and library of musl, a shell that needs neither, and `program`, compiled from C.
+pub fn musl(root: &Path, program: &str) -> Result<()> {
+    let busybox = Path::new("/usr/bin/busybox");
+    let needs = Command::new("ldd").arg(busybox).output().context("run ldd")?;
+    ensure!(
+        busybox.exists() && needs.stdout.is_empty(),
+        "there is no static busybox (Debian's busybox-static)"
+    );
+    copy(busybox, &root.join("bin/busybox"))?;
+    for name in ["sh", "cat", "grep", "id", "ls", "sleep", "touch", "true"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name))?;
+    }
+    let library = Path::new("/lib/x86_64-linux-musl/libc.so");
+    ensure!(
+        library.exists(),
+        "there is no {} (Debian's musl-tools)",
+        library.display()
+    );
+    copy(library, &root.join("lib/ld-musl-x86_64.so.1"))?;
+    fs::create_dir_all(root.join("tmp"))?;
+    let anybody = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    fs::set_permissions(root.join("tmp"), anybody)?;
+    compile("musl-gcc", &[], program, &root.join("bin/ask"))
+}
+
+/// Nothing but one static program, compiled from C.
+pub fn scratch(root: &Path, program: &str) -> Result<()> {
+    compile("gcc", &["-static"], program, &root.join("app"))
+}
+
+fn compile(compiler: &str, options: &[&str], program: &str, target: &Path) -> Result<()> {
+    let source = target.with_extension("c");
+    fs::write(&source, program)?;
+    let output = Command::new(compiler)
+        .args(options)
+        .args([Path::new("-o"), target, &source])
+        .output()
+        .with_context(|| format!("run {compiler}"))?;
+    fs::remove_file(&source)?;
+    ensure!(
+        output.status.success(),
+        "{compiler}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
