@@ -51,6 +51,24 @@ impl ManagerStatus {
             Self::Terminated => "terminated",
         }
     }
+
+    /// Whether requests of this kind may pass.
+    fn check(self, gate: StatusGate) -> Result<()> {
+        let required = match gate {
+            StatusGate::None => return Ok(()),
+            StatusGate::Running => "frozenset({<ManagerStatus.RUNNING: 'running'>})",
+            StatusGate::RunningOrFrozen => {
+                "frozenset({<ManagerStatus.FROZEN: 'frozen'>, <ManagerStatus.RUNNING: 'running'>})"
+            }
+        };
+        match (self, gate) {
+            (Self::Running, _) | (Self::Frozen, StatusGate::RunningOrFrozen) => Ok(()),
+            (Self::Frozen, _) => Err(Error::ServerFrozen),
+            _ => Err(Error::ServiceUnavailable(format!(
+                "Server is not in the required status: {required}"
+            ))),
+        }
+    }
 }
 
 impl std::str::FromStr for ManagerStatus {
@@ -83,34 +101,41 @@ pub struct StatusReport {
     pub active_sessions: i64,
 }
 
+/// A status that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    status: ManagerStatus,
+    /// How often all sessions had been told to end before that ([`bai_store::Reader::session_endings`]).
+    endings: i64,
+    read_at: DateTime<Utc>,
+}
+
 /// The status as last read.
 #[derive(Debug, Default)]
 pub(crate) struct StatusCache(RwLock<Cached>);
 
 #[derive(Debug, Default)]
 struct Cached {
-    /// When it was read, and what it was.
-    known: Option<(DateTime<Utc>, ManagerStatus)>,
+    known: Option<Known>,
     /// Grows with each change that was told, so that what was read before it is not kept after it.
     changes: u64,
 }
 
 impl StatusCache {
-    fn get(&self, now: DateTime<Utc>) -> (Option<ManagerStatus>, u64) {
+    fn get(&self, now: DateTime<Utc>) -> (Option<Known>, u64) {
         let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = |read_at: DateTime<Utc>| now.signed_duration_since(read_at) < STATUS_TTL;
-        let known = cached.known.filter(|(read_at, _)| is_fresh(*read_at));
-        (known.map(|(_, status)| status), cached.changes)
+        let is_fresh = |known: &Known| now.signed_duration_since(known.read_at) < STATUS_TTL;
+        (cached.known.filter(is_fresh), cached.changes)
     }
 
-    fn put(&self, now: DateTime<Utc>, status: ManagerStatus, changes: u64) {
+    fn put(&self, known: Known, changes: u64) {
         let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if cached.changes == changes {
-            cached.known = Some((now, status));
+            cached.known = Some(known);
         }
     }
 
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
         cached.known = None;
         cached.changes += 1;
@@ -124,7 +149,7 @@ impl Manager {
     /// When the database or the configuration store cannot tell.
     pub async fn manager_status(&self, _op: &Op) -> Result<StatusReport> {
         Ok(StatusReport {
-            status: self.status_now().await?,
+            status: self.known_status().await?.status,
             active_sessions: self.store.reader().count_live_sessions_total().await?,
         })
     }
@@ -132,8 +157,8 @@ impl Manager {
     /// Sets the status for all managers. With `force_kill` all sessions end: that is recorded for each of them before
     /// anything is waited for, and the reconcilers see to those that do not end within a minute. For superadmins.
     ///
-    /// The status comes first, so that no session begins behind the back of their ending. The work goes on when the
-    /// caller goes away.
+    /// The status comes first, and the end of all sessions is counted with it, so that no session begins behind the back of
+    /// their ending, at whichever manager ([`Manager::admit_session`]). The work goes on when the caller goes away.
     ///
     /// # Errors
     /// [`Error::Unauthorized`].
@@ -164,7 +189,7 @@ impl Manager {
             .map_err(|error| Error::Internal(format!("setting the status broke off: {error}")))?
     }
 
-    /// Ends sessions until there are none, those too that were being recorded meanwhile.
+    /// Ends sessions until there are none.
     async fn end_all_sessions(self: &Arc<Self>) -> Result<()> {
         let alive: Vec<_> = KernelStatus::ALL
             .into_iter()
@@ -176,6 +201,8 @@ impl Manager {
             .collect();
         loop {
             let mut tx = self.store.begin().await?;
+            tx.lock_placement().await?;
+            tx.count_session_ending().await?;
             tx.set_all_kernel_status(&may_end, KernelStatus::Terminating)
                 .await?;
             tx.commit().await?;
@@ -220,29 +247,32 @@ impl Manager {
     /// # Errors
     /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
     pub async fn check_status(&self, gate: StatusGate) -> Result<()> {
-        let required = match gate {
-            StatusGate::None => return Ok(()),
-            StatusGate::Running => "frozenset({<ManagerStatus.RUNNING: 'running'>})",
-            StatusGate::RunningOrFrozen => {
-                "frozenset({<ManagerStatus.FROZEN: 'frozen'>, <ManagerStatus.RUNNING: 'running'>})"
-            }
-        };
-        match (self.status_now().await?, gate) {
-            (ManagerStatus::Running, _) | (ManagerStatus::Frozen, StatusGate::RunningOrFrozen) => Ok(()),
-            (ManagerStatus::Frozen, _) => Err(Error::ServerFrozen),
-            _ => Err(Error::ServiceUnavailable(format!(
-                "Server is not in the required status: {required}"
-            ))),
+        if gate == StatusGate::None {
+            return Ok(());
         }
+        self.known_status().await?.status.check(gate)
+    }
+
+    /// Whether a session may begin. It may be recorded while [`bai_store::Reader::session_endings`] is what is answered
+    /// here; once that has changed, this is to be asked again, after [`StatusCache::forget`].
+    ///
+    /// # Errors
+    /// As [`Manager::check_status`].
+    pub(crate) async fn admit_session(&self) -> Result<i64> {
+        let known = self.known_status().await?;
+        known.status.check(StatusGate::Running)?;
+        Ok(known.endings)
     }
 
     /// The status, as known for up to [`STATUS_TTL`]. A missing one means `running`.
-    async fn status_now(&self) -> Result<ManagerStatus> {
-        let now = self.clock.now();
-        let (known, changes) = self.status.get(now);
-        if let Some(status) = known {
-            return Ok(status);
+    async fn known_status(&self) -> Result<Known> {
+        let read_at = self.clock.now();
+        let (known, changes) = self.status.get(read_at);
+        if let Some(known) = known {
+            return Ok(known);
         }
+        // Before the status, which is set before sessions are ended.
+        let endings = self.store.reader().session_endings().await?;
         let text = self.config.get(STATUS_KEY).await?;
         let text = text.as_deref().unwrap_or(ManagerStatus::Running.as_str());
         let status = text.parse().map_err(|_| {
@@ -250,8 +280,13 @@ impl Manager {
                 "{STATUS_KEY} in the configuration store is '{text}', which is no status; a superadmin can set it"
             ))
         })?;
-        self.status.put(now, status, changes);
-        Ok(status)
+        let known = Known {
+            status,
+            endings,
+            read_at,
+        };
+        self.status.put(known, changes);
+        Ok(known)
     }
 
     /// At start: `frozen` stays, as whoever froze the cluster left it. Everything else becomes `running`: an original
@@ -339,14 +374,19 @@ mod tests {
     #[test]
     fn what_was_read_before_a_change_is_not_kept_after_it() {
         let cache = StatusCache::default();
-        let now = DateTime::UNIX_EPOCH;
-        let (_, before) = cache.get(now);
+        let read_at = DateTime::UNIX_EPOCH;
+        let known = |status| Known {
+            status,
+            endings: 0,
+            read_at,
+        };
+        let (_, before) = cache.get(read_at);
         cache.forget();
-        cache.put(now, ManagerStatus::Running, before);
-        let (known, after) = cache.get(now);
-        assert_eq!(known, None);
-        cache.put(now, ManagerStatus::Frozen, after);
-        assert_eq!(cache.get(now).0, Some(ManagerStatus::Frozen));
-        assert_eq!(cache.get(now + STATUS_TTL).0, None);
+        cache.put(known(ManagerStatus::Running), before);
+        let (read, after) = cache.get(read_at);
+        assert_eq!(read, None);
+        cache.put(known(ManagerStatus::Frozen), after);
+        assert_eq!(cache.get(read_at).0, Some(known(ManagerStatus::Frozen)));
+        assert_eq!(cache.get(read_at + STATUS_TTL).0, None);
     }
 }

@@ -27,11 +27,15 @@ enum Recorded {
     New(KernelId),
     /// There is a live session of that name.
     NameTaken,
+    /// All sessions were told to end since this one was admitted.
+    Ended,
 }
 
 /// Everything about the owner and the place that recording needs, gathered before the transaction.
 struct Plan<'a> {
     request: &'a SessionCreate,
+    /// What it was admitted with ([`Manager::admit_session`]).
+    endings: i64,
     owner: &'a CredentialRow,
     group: GroupId,
     group_slots: ResourceSlot,
@@ -78,6 +82,7 @@ impl Manager {
         let mounts = self.resolve_mounts(&owner, &group.id, &request.mounts).await?;
         let reference = self.resolve_image(&request.image).await?;
         for _ in 0..MAX_ATTEMPTS {
+            let endings = self.admit_session().await?;
             if let Some(existing) = self
                 .store
                 .reader()
@@ -97,6 +102,7 @@ impl Manager {
             let requested = requested_slots(&request.resources, &image, &types)?;
             let plan = Plan {
                 request: &request,
+                endings,
                 owner: &owner,
                 group: group.id,
                 group_slots: group.total_resource_slots.clone(),
@@ -113,6 +119,7 @@ impl Manager {
                 Recorded::New(kernel) => return self.await_creation(&request, kernel).await,
                 // Somebody was faster; look at theirs.
                 Recorded::NameTaken => {}
+                Recorded::Ended => self.status.forget(),
             }
         }
         Err(Error::ServiceUnavailable(format!(
@@ -194,6 +201,9 @@ impl Manager {
         let mut tx = self.store.begin().await?;
         // Before the first look at what it decides by: other managers decide by the same.
         tx.lock_placement().await?;
+        if tx.session_endings().await? != plan.endings {
+            return Ok(Recorded::Ended);
+        }
         if tx
             .live_kernel_by_name(owner, plan.request.name.as_str())
             .await?

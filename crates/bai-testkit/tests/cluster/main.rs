@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "what is skipped is told and counted")]
 
 mod faults;
+mod freeze;
 mod load;
 mod processes;
 mod site;
