@@ -158,7 +158,8 @@ async fn heartbeats_are_where_the_original_looks() {
     let broker = open(&redis.address()).await;
     let image = "index.docker.io/lablup/lua:5.3-alpine3.8";
     let at = now() + TimeDelta::microseconds(123_456);
-    broker.beat("i-one", at, &[image.to_owned()]).await.expect("beat");
+    broker.beat(&[("i-one".to_owned(), at)]).await.expect("beat");
+    broker.hold("i-one", &[image.to_owned()]).await.expect("hold");
     let seen = redis.commands(&[
         "SELECT 2",
         "HGET last_seen i-one",

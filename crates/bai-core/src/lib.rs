@@ -10,8 +10,10 @@
 //!
 //! Not here: HTTP, GraphQL, wire formats, and how hosts run kernels.
 
+mod agents;
 pub mod auth;
 mod cluster;
+mod compare;
 pub mod config;
 pub mod doctor;
 pub mod error;

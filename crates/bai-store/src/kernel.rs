@@ -230,6 +230,15 @@ impl Reader {
             select_kernels!("WHERE k.agent = $1 AND k.status <> 'TERMINATED' ORDER BY k.created_at, k.id");
         self.list(sql, params![agent], read).await
     }
+
+    /// Kernels that were recorded as ended because their agent was away, and may run there still, the last ones first.
+    pub async fn kernels_left_behind(&self, agent: &AgentId) -> Result<Vec<KernelId>> {
+        let sql = format!(
+            "SELECT id FROM kernels WHERE agent = $1 AND status = 'TERMINATED' AND status_info = 'agent-lost' \
+             ORDER BY terminated_at DESC LIMIT {BATCH}"
+        );
+        self.list(sql, params![agent], |row| row.get("id")).await
+    }
 }
 
 impl Tx {

@@ -4,13 +4,14 @@
 //! destroyed, `fail <text>` is an exception of the agent, `panic <text>` a defect, `kinds` prints one thing of each kind; anything else runs and prints nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bai_model::{AgentId, KernelId, ResourceSlot, RunId, SlotTypes};
 use bai_proto::agent::{
     AgentError, AgentRpc, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, FileListing, KernelConfig,
-    KernelCreated, RunStatus, ServicePort,
+    KernelCreated, RunStatus, ServicePort, ServiceStart,
 };
 use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub struct FakeAgent {
     state: Mutex<State>,
     interrupts: Notify,
     creations_are_held: watch::Sender<bool>,
+    /// It does what agents of 19.06 do, and says so of nothing else.
+    is_original: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +62,11 @@ impl FakeAgent {
             ],
             installed: Vec::new(),
         }
+    }
+
+    /// Makes it lack what agents of 19.06 lack.
+    pub fn be_original(&self) {
+        self.is_original.store(true, Ordering::Relaxed);
     }
 
     /// Makes the next creation fail.
@@ -324,11 +332,29 @@ impl AgentRpc for FakeAgent {
     }
 
     async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {
+        if self.is_original.load(Ordering::Relaxed) {
+            return Err(AgentError::not_provided("list_kernels"));
+        }
         Ok(self.kernels())
     }
 
+    async fn start_service(
+        &self,
+        kernel: KernelId,
+        service: String,
+        _: Value,
+    ) -> Result<ServiceStart, AgentError> {
+        self.known("start_service", kernel)?;
+        Ok(match service.as_str() {
+            "jupyter" => ServiceStart::Started,
+            _ => ServiceStart::Failed("invalid service name".to_owned()),
+        })
+    }
+
     async fn reset_agent(&self) -> Result<(), AgentError> {
-        self.lock().kernels.clear();
+        let mut state = self.lock();
+        state.calls.push("reset_agent".to_owned());
+        state.kernels.clear();
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use bai_gateway::auth::date;
 use bai_gateway::auth::signature::{Algorithm, Signed, sign};
 use bai_model::AgentId;
 use bai_model::time::Clock;
-use bai_proto::event::AgentEvent;
+use bai_proto::event::{AgentEvent, EventReceiver, ReceiverOptions};
 use bai_store::{Store, fixture};
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -114,6 +114,13 @@ impl Api {
 
     /// The same with a cast of the test's own.
     pub async fn start_with(cast: &Value) -> Self {
+        let mut api = Self::start_alone(cast).await;
+        api.attach_agent().await;
+        api
+    }
+
+    /// The same without any agent.
+    pub async fn start_alone(cast: &Value) -> Self {
         let start: DateTime<Utc> = "2019-07-15T12:34:56Z".parse().expect("a timestamp");
         let clock = Arc::new(ManualClock::at(start));
         let ground = Ground::open(clock.clone()).await;
@@ -126,9 +133,7 @@ impl Api {
         .expect("the cast");
         tx.commit().await.expect("the cast");
         let (fake, random) = (Arc::new(FakeAgent::default()), Arc::new(SeededRandom::default()));
-        let mut api = Self::boot(ground, clock, random, fake).await;
-        api.attach_agent().await;
-        api
+        Self::boot(ground, clock, random, fake).await
     }
 
     async fn boot(
@@ -145,6 +150,7 @@ impl Api {
             clock: clock.clone(),
             random: random.clone(),
             heartbeat_timeout: Duration::from_secs(30),
+            agent_tls: None,
         })
         .await
         .expect("a manager");
@@ -186,6 +192,17 @@ impl Api {
         self.manager
             .attach_agent(AgentId("i-fake".to_owned()), agent::as_rpc(&self.agent), incoming);
         self.manager.wait_for_agent().await.expect("the agent registers");
+    }
+
+    /// Takes events of agents on other hosts, as a configured manager does; gives the address for these.
+    pub async fn hear(&self, options: ReceiverOptions) -> SocketAddr {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let receiver = EventReceiver::bind(address, options).await.expect("a port");
+        let address = receiver.local_addr().expect("an address");
+        let (events, received) = mpsc::channel(64);
+        self.manager.hear_agents(received);
+        tokio::spawn(receiver.run(events, CancellationToken::new()));
+        address
     }
 
     /// Serves on loopback as the executable does, for as long as the test runs: for websockets, and for what is wrong

@@ -16,6 +16,8 @@ pub mod api;
 pub mod cast;
 #[cfg(feature = "api")]
 mod profile;
+#[cfg(feature = "api")]
+pub mod remote;
 pub mod services;
 
 #[cfg(feature = "api")]
@@ -24,3 +26,5 @@ pub use agent::FakeAgent;
 pub use api::{Answer, Api, Request};
 #[cfg(feature = "api")]
 pub use cast::Role;
+#[cfg(feature = "api")]
+pub use remote::RemoteAgent;

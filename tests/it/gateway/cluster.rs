@@ -49,7 +49,7 @@ impl Services {
                 self.postgres.port(),
                 database.name()
             ),
-            "event-listen-addr = '127.0.0.1:5999'",
+            "",
             bai,
         );
         place
@@ -138,7 +138,7 @@ fn a_site_is_set_up_served_and_served_again_after_each_service_was_away() {
     assert!(id.starts_with("i-"), "{id}");
     assert_eq!(
         run(&place, &["etcd", "get", "nodes/manager/event_addr"]),
-        "127.0.0.1:5999\n"
+        format!("127.0.0.1:{}\n", place.event_port)
     );
 
     services.postgres.stop();

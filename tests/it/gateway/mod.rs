@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Place {
     folder: TempDir,
     port: u16,
+    event_port: u16,
     starts: AtomicU32,
 }
 
@@ -52,19 +53,21 @@ impl Place {
         _ = rustls::crypto::ring::default_provider().install_default();
         // Where a daemon that gives up root may look around.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, event_port] = ports.map(|port| port.local_addr().unwrap().port());
         Self {
             folder,
             port,
+            event_port,
             starts: AtomicU32::new(0),
         }
     }
 
     fn write(&self, services: &str, manager: &str, bai: &str) {
         let text = format!(
-            "{services}[manager]\nservice-addr = '127.0.0.1:{}'\n{manager}\n[bai]\n{bai}\n",
-            self.port
+            "{services}[manager]\nservice-addr = '127.0.0.1:{}'\nevent-listen-addr = '127.0.0.1:{}'\n{manager}\n\
+             [bai]\n{bai}\n",
+            self.port, self.event_port
         );
         fs::write(self.config(), text).unwrap();
     }

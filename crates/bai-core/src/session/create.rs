@@ -1,6 +1,7 @@
 //! Get or create a session, in the order of checks of `http-api.md` 4.8.1 (with the verdicts,
 //! of its section 7).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, KernelStatus, ResourceSlot, SlotTypes};
@@ -9,7 +10,7 @@ use bai_store::agent::AgentRow;
 use bai_store::kernel::{KernelRow, NewKernel};
 use bai_store::{Tx, credential::CredentialRow};
 
-use super::placement::{Candidate, choose_agent};
+use super::placement::{Candidate, Favour, choose_agent};
 use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
 use crate::cluster::Duty;
@@ -41,6 +42,10 @@ struct Plan<'a> {
     group_slots: ResourceSlot,
     domain_slots: ResourceSlot,
     image: Image,
+    /// Whether agents that do not have the image can fetch it.
+    is_pullable: bool,
+    /// Agents that have it, as the broker knows; nothing where that does not matter or cannot be known.
+    holders: Option<BTreeSet<String>>,
     requested: ResourceSlot,
     types: SlotTypes,
     mounts: Vec<bai_model::VFolderId>,
@@ -100,6 +105,11 @@ impl Manager {
                 .await?
                 .ok_or_else(|| Error::invalid(format!("Unknown image reference: {}", request.image)))?;
             let requested = requested_slots(&request.resources, &image, &types)?;
+            let is_pullable = !image.config.registry.url.is_empty();
+            let holders = match is_pullable {
+                true => None,
+                false => self.holders_of(&image.config.canonical).await,
+            };
             let plan = Plan {
                 request: &request,
                 endings,
@@ -111,6 +121,8 @@ impl Manager {
                     .map(|domain| domain.total_resource_slots.clone())
                     .unwrap_or_default(),
                 image,
+                is_pullable,
+                holders,
                 requested,
                 types,
                 mounts: mounts.clone(),
@@ -126,6 +138,13 @@ impl Manager {
             "the session {} keeps changing; try again",
             request.name
         )))
+    }
+
+    async fn holders_of(&self, image: &str) -> Option<BTreeSet<String>> {
+        let holders = self.broker.members_with(image).await;
+        holders
+            .inspect_err(|error| tracing::debug!(%error, image, "which agents have an image cannot be known"))
+            .ok()
     }
 
     async fn session_owner(&self, owner: &AccessKey) -> Result<CredentialRow> {
@@ -216,14 +235,18 @@ impl Manager {
         let mut occupied = tx.occupied_by_all_agents().await?;
         let agents = tx.alive_agents().await?.into_iter();
         let candidates: Vec<Candidate> = agents
-            .filter(|agent| self.agent(&agent.id).is_some())
-            .map(|agent| {
+            .filter(|agent| self.agents.can_be_reached(&agent.id, &agent.addr))
+            .filter_map(|agent| {
                 let occupied = occupied.remove(&agent.id).unwrap_or_default();
-                Candidate {
+                let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
+                let holders = plan.holders.as_ref();
+                let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
+                Some(Candidate {
+                    favour: Favour::of(&standing, plan.is_pullable, is_known_to_have)?,
                     remaining: agent.available_slots.minus(&occupied),
                     id: agent.id,
                     addr: agent.addr,
-                }
+                })
             })
             .collect();
         let chosen = choose_agent(&candidates, &plan.requested)

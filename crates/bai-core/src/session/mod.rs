@@ -86,6 +86,8 @@ pub struct SessionExecute {
 
 /// How long a call to an agent may take where `http-api.md` 4.8 names a time.
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one file may take (`agent-protocol.md` 1.8).
+const FILE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a termination is waited for, with what must end before it.
 pub(crate) const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the completion of a name may take.
@@ -239,7 +241,7 @@ impl Manager {
         request: SessionExecute,
     ) -> Result<Option<ExecuteReply>> {
         let row = self.find_session(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         let request = ExecuteRequest {
             run_id: request.run_id,
             mode: request.mode,
@@ -256,7 +258,7 @@ impl Manager {
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_interrupt(&self, op: &Op, session: &SessionRef) -> Result<()> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.interrupt_kernel(row.id)).await
     }
 
@@ -272,7 +274,7 @@ impl Manager {
         options: Value,
     ) -> Result<Vec<String>> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(COMPLETION_DEADLINE, agent.get_completions(row.id, code, options)).await
     }
 
@@ -282,7 +284,7 @@ impl Manager {
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_logs(&self, op: &Op, session: &SessionRef) -> Result<String> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.get_logs(row.id)).await
     }
 
@@ -292,7 +294,7 @@ impl Manager {
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_files(&self, op: &Op, session: &SessionRef, path: &str) -> Result<FileListing> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.list_files(row.id, path.to_owned())).await
     }
 
@@ -307,9 +309,9 @@ impl Manager {
         files: Vec<(String, Bytes)>,
     ) -> Result<()> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         for (path, data) in files {
-            within(AGENT_DEADLINE, agent.upload_file(row.id, path, data)).await?;
+            within(FILE_DEADLINE, agent.upload_file(row.id, path, data)).await?;
         }
         Ok(())
     }
@@ -325,10 +327,10 @@ impl Manager {
         paths: Vec<String>,
     ) -> Result<Vec<Bytes>> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         let mut archives = Vec::with_capacity(paths.len());
         for path in paths {
-            archives.push(within(AGENT_DEADLINE, agent.download_file(row.id, path)).await?);
+            archives.push(within(FILE_DEADLINE, agent.download_file(row.id, path)).await?);
         }
         Ok(archives)
     }
@@ -372,8 +374,11 @@ impl Manager {
     }
 
     /// The session's agent. One that is alive but has not connected to this manager yet will.
-    fn agent_of(&self, row: &KernelRow) -> Result<Arc<dyn AgentRpc>> {
-        let agent = row.agent.as_ref().and_then(|id| self.agent(id));
+    async fn agent_of(&self, row: &KernelRow) -> Result<Arc<dyn AgentRpc>> {
+        let agent = match &row.agent {
+            Some(id) => self.agent(id).await?,
+            None => None,
+        };
         agent.ok_or_else(|| {
             Error::ServiceUnavailable(
                 "the session's agent is not connected yet; try again shortly".to_owned(),
