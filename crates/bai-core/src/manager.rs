@@ -26,10 +26,12 @@ use crate::agents::Agents;
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::cluster::{Cluster, Duty};
 use crate::event::Endings;
+use crate::fresh::Fresh;
 use crate::image::Catalogue;
-use crate::manager_status::StatusCache;
+use crate::manager_status;
 use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
+use crate::session::Waiting;
 use crate::{Error, Result, auth};
 
 /// How often written-behind counters reach the database.
@@ -75,7 +77,9 @@ pub struct Manager {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
-    pub(crate) status: StatusCache,
+    pub(crate) status: Fresh<manager_status::Known>,
+    pub(crate) slot_types: Fresh<SlotTypes>,
+    pub(crate) waiting: Waiting,
     pub(crate) password_checks: Semaphore,
     pub(crate) rates: RateCounter,
     pub(crate) cluster: Cluster,
@@ -119,7 +123,9 @@ impl Manager {
             random: options.random,
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
-            status: StatusCache::default(),
+            status: Fresh::default(),
+            slot_types: Fresh::default(),
+            waiting: Waiting::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             endings: Endings::default(),
@@ -215,7 +221,13 @@ impl Manager {
 
     /// As [`slot_types`].
     pub(crate) async fn slot_types(&self) -> Result<SlotTypes> {
-        slot_types(&self.config).await
+        let reading = match self.slot_types.get(self.clock.now()) {
+            Ok(types) => return Ok(types),
+            Err(reading) => reading,
+        };
+        let types = slot_types(&self.config).await?;
+        self.slot_types.put(reading, types.clone());
+        Ok(types)
     }
 
     /// Asks the reconcilers to look now.
@@ -262,13 +274,17 @@ impl Manager {
         self.hand_over(duties).await;
     }
 
-    /// Learns when the configuration store may have lost what agents said of themselves: it is told again then.
+    /// Learns when the types of slots change, and when the configuration store may have lost what agents said of themselves:
+    /// it is told again then.
     async fn watch_configuration(self: Arc<Self>) {
         loop {
             let watched = async {
                 match self.config.watch(SLOT_TYPES, None).await {
                     Ok(mut events) => {
+                        // What changed before the watch began is not told.
+                        self.slot_types.forget();
                         while let Some(event) = events.next().await {
+                            self.slot_types.forget();
                             if matches!(event, WatchEvent::Resync { .. }) {
                                 self.forgotten.notify_one();
                             }

@@ -4,13 +4,12 @@
 //! Invariants: the status is everybody's, whichever manager it was told; `frozen` stays through restarts; after all
 //! sessions were told to end, each of them ends, whatever happens to whoever told them.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bai_backplane::kv::Expect;
 use bai_model::KernelStatus;
 use bai_store::kernel::KernelRow;
-use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
 
 use crate::reconcile::Outcome;
@@ -21,8 +20,6 @@ use crate::{Error, Manager, Op, Result};
 pub(crate) const STATUS_KEY: &str = "manager/status";
 /// Where the announcement is kept.
 const ANNOUNCEMENT_KEY: &str = "manager/announcement";
-/// How long a status is believed, also where the watch that tells of changes is cut off.
-const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
 /// When the configuration store is asked again to tell of changes.
 const WATCH_RETRY: Duration = Duration::from_secs(2);
 /// Sessions that are ended at the same time.
@@ -103,43 +100,10 @@ pub struct StatusReport {
 
 /// A status that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
+pub(crate) struct Known {
     status: ManagerStatus,
     /// How often all sessions had been told to end before that ([`bai_store::Reader::session_endings`]).
     endings: i64,
-    read_at: DateTime<Utc>,
-}
-
-/// The status as last read.
-#[derive(Debug, Default)]
-pub(crate) struct StatusCache(RwLock<Cached>);
-
-#[derive(Debug, Default)]
-struct Cached {
-    known: Option<Known>,
-    /// Grows with each change that was told, so that what was read before it is not kept after it.
-    changes: u64,
-}
-
-impl StatusCache {
-    fn get(&self, now: DateTime<Utc>) -> (Option<Known>, u64) {
-        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = |known: &Known| now.signed_duration_since(known.read_at) < STATUS_TTL;
-        (cached.known.filter(is_fresh), cached.changes)
-    }
-
-    fn put(&self, known: Known, changes: u64) {
-        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if cached.changes == changes {
-            cached.known = Some(known);
-        }
-    }
-
-    pub(crate) fn forget(&self) {
-        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        cached.known = None;
-        cached.changes += 1;
-    }
 }
 
 impl Manager {
@@ -255,7 +219,7 @@ impl Manager {
     }
 
     /// Whether a session may begin. It may be recorded while [`bai_store::Reader::session_endings`] is what is answered
-    /// here; once that has changed, this is to be asked again, after [`StatusCache::forget`].
+    /// here; once that has changed, this is to be asked again, after the status was forgotten.
     ///
     /// # Errors
     /// As [`Manager::check_status`].
@@ -265,13 +229,12 @@ impl Manager {
         Ok(known.endings)
     }
 
-    /// The status, as known for up to [`STATUS_TTL`]. A missing one means `running`.
+    /// The status. A missing one means `running`.
     async fn known_status(&self) -> Result<Known> {
-        let read_at = self.clock.now();
-        let (known, changes) = self.status.get(read_at);
-        if let Some(known) = known {
-            return Ok(known);
-        }
+        let reading = match self.status.get(self.clock.now()) {
+            Ok(known) => return Ok(known),
+            Err(reading) => reading,
+        };
         // Before the status, which is set before sessions are ended.
         let endings = self.store.reader().session_endings().await?;
         let text = self.config.get(STATUS_KEY).await?;
@@ -281,12 +244,8 @@ impl Manager {
                 "{STATUS_KEY} in the configuration store is '{text}', which is no status; a superadmin can set it"
             ))
         })?;
-        let known = Known {
-            status,
-            endings,
-            read_at,
-        };
-        self.status.put(known, changes);
+        let known = Known { status, endings };
+        self.status.put(reading, known);
         Ok(known)
     }
 
@@ -365,29 +324,5 @@ impl Manager {
             Some(message) => self.config.put(ANNOUNCEMENT_KEY, message).await?,
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_read_before_a_change_is_not_kept_after_it() {
-        let cache = StatusCache::default();
-        let read_at = DateTime::UNIX_EPOCH;
-        let known = |status| Known {
-            status,
-            endings: 0,
-            read_at,
-        };
-        let (_, before) = cache.get(read_at);
-        cache.forget();
-        cache.put(known(ManagerStatus::Running), before);
-        let (read, after) = cache.get(read_at);
-        assert_eq!(read, None);
-        cache.put(known(ManagerStatus::Frozen), after);
-        assert_eq!(cache.get(read_at).0, Some(known(ManagerStatus::Frozen)));
-        assert_eq!(cache.get(read_at + STATUS_TTL).0, None);
     }
 }

@@ -11,6 +11,7 @@ pub mod images;
 pub mod keys;
 pub mod run;
 pub mod schema;
+pub mod simulate_agents;
 pub mod up;
 
 use std::path::PathBuf;

@@ -40,11 +40,11 @@ impl Table {
         let mut out = io::stdout().lock();
         writeln!(
             out,
-            "{:<36} {:>12} {:>10} {:>10}",
+            "{:<46} {:>12} {:>10} {:>10}",
             "median of a run", "measured", "of bare", "target"
         )?;
         for [what, measured, ratio, target] in &self.0 {
-            writeln!(out, "{what:<36} {measured:>12} {ratio:>10} {target:>10}")?;
+            writeln!(out, "{what:<46} {measured:>12} {ratio:>10} {target:>10}")?;
         }
         Ok(())
     }
