@@ -158,7 +158,7 @@ impl Manager {
 
     /// Whoever wrote sees it at once.
     fn forget_configuration(&self) {
-        self.status.forget();
+        self.forget_status();
         self.slot_types.forget();
     }
 }

@@ -28,7 +28,7 @@ use crate::cluster::{Cluster, Duty};
 use crate::event::Endings;
 use crate::fresh::Fresh;
 use crate::image::Catalogue;
-use crate::manager_status;
+use crate::manager_status::ManagerStatus;
 use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
 use crate::session::Waiting;
@@ -77,7 +77,9 @@ pub struct Manager {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
-    pub(crate) status: Fresh<manager_status::Known>,
+    pub(crate) status: Fresh<ManagerStatus>,
+    /// How often all sessions had been told to end when it was last seen that sessions may begin.
+    pub(crate) admission: Fresh<i64>,
     pub(crate) slot_types: Fresh<SlotTypes>,
     pub(crate) waiting: Waiting,
     pub(crate) password_checks: Semaphore,
@@ -124,6 +126,7 @@ impl Manager {
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
             status: Fresh::default(),
+            admission: Fresh::default(),
             slot_types: Fresh::default(),
             waiting: Waiting::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),

@@ -98,14 +98,6 @@ pub struct StatusReport {
     pub active_sessions: i64,
 }
 
-/// A status that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
-    status: ManagerStatus,
-    /// How often all sessions had been told to end before that ([`bai_store::Reader::session_endings`]).
-    endings: i64,
-}
-
 impl Manager {
     /// What the managers are doing. For everybody.
     ///
@@ -113,7 +105,7 @@ impl Manager {
     /// When the database or the configuration store cannot tell.
     pub async fn manager_status(&self, _op: &Op) -> Result<StatusReport> {
         Ok(StatusReport {
-            status: self.known_status().await?.status,
+            status: self.status_now().await?,
             active_sessions: self.store.reader().count_live_sessions_total().await?,
         })
     }
@@ -136,7 +128,7 @@ impl Manager {
         let (manager, request_id) = (Arc::clone(self), op.request_id.clone());
         let work = self.tasks.spawn(async move {
             manager.config.put(STATUS_KEY, status.as_str()).await?;
-            manager.status.forget();
+            manager.forget_status();
             tracing::info!(request.id = %request_id, status = status.as_str(), force_kill, "the managers' status was set");
             if !force_kill {
                 return Ok(());
@@ -215,7 +207,7 @@ impl Manager {
         if gate == StatusGate::None {
             return Ok(());
         }
-        self.known_status().await?.status.check(gate)
+        self.status_now().await?.check(gate)
     }
 
     /// Whether a session may begin. It may be recorded while [`bai_store::Reader::session_endings`] is what is answered
@@ -224,29 +216,42 @@ impl Manager {
     /// # Errors
     /// As [`Manager::check_status`].
     pub(crate) async fn admit_session(&self) -> Result<i64> {
-        let known = self.known_status().await?;
-        known.status.check(StatusGate::Running)?;
-        Ok(known.endings)
-    }
-
-    /// The status. A missing one means `running`.
-    async fn known_status(&self) -> Result<Known> {
-        let reading = match self.status.get(self.clock.now()) {
-            Ok(known) => return Ok(known),
+        let reading = match self.admission.get(self.clock.now()) {
+            Ok(endings) => return Ok(endings),
             Err(reading) => reading,
         };
         // Before the status, which is set before sessions are ended.
         let endings = self.store.reader().session_endings().await?;
+        self.read_status().await?.check(StatusGate::Running)?;
+        self.admission.put(reading, endings);
+        Ok(endings)
+    }
+
+    /// The status or what depends on it may have changed.
+    pub(crate) fn forget_status(&self) {
+        self.status.forget();
+        self.admission.forget();
+    }
+
+    async fn status_now(&self) -> Result<ManagerStatus> {
+        let reading = match self.status.get(self.clock.now()) {
+            Ok(status) => return Ok(status),
+            Err(reading) => reading,
+        };
+        let status = self.read_status().await?;
+        self.status.put(reading, status);
+        Ok(status)
+    }
+
+    /// The status as it is. A missing one means `running`.
+    async fn read_status(&self) -> Result<ManagerStatus> {
         let text = self.config.get(STATUS_KEY).await?;
         let text = text.as_deref().unwrap_or(ManagerStatus::Running.as_str());
-        let status = text.parse().map_err(|_| {
+        text.parse().map_err(|_| {
             Error::ServiceUnavailable(format!(
                 "{STATUS_KEY} in the configuration store is '{text}', which is no status; a superadmin can set it"
             ))
-        })?;
-        let known = Known { status, endings };
-        self.status.put(reading, known);
-        Ok(known)
+        })
     }
 
     /// At start: `frozen` stays, as whoever froze the cluster left it. Everything else becomes `running`: an original
@@ -275,9 +280,9 @@ impl Manager {
                 match self.config.watch(STATUS_KEY, None).await {
                     Ok(mut changes) => {
                         // What changed before the watch began is not told.
-                        self.status.forget();
+                        self.forget_status();
                         while changes.next().await.is_some() {
-                            self.status.forget();
+                            self.forget_status();
                         }
                     }
                     Err(error) => {

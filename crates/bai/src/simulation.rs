@@ -381,3 +381,107 @@ impl AgentRpc for SimulatedAgent {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bai_proto::event::{EventReceiver, Received, ReceiverOptions};
+    use bai_proto::rpc::{AgentOptions, ZmqAgent};
+
+    use super::*;
+
+    fn query(code: &str) -> ExecuteRequest {
+        ExecuteRequest {
+            run_id: None,
+            mode: ExecuteMode::Query,
+            code: code.to_owned(),
+            batch: Default::default(),
+            flush_timeout: None,
+        }
+    }
+
+    async fn next(received: &mut mpsc::Receiver<Received>) -> (String, AgentEvent) {
+        let waited = tokio::time::timeout(Duration::from_secs(30), received.recv()).await;
+        let Received { agent, event, .. } = waited.expect("in time").expect("an event");
+        (agent.0, event)
+    }
+
+    #[tokio::test]
+    async fn they_register_answer_and_leave() {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let receiver = EventReceiver::bind(address, ReceiverOptions::default()).await;
+        let receiver = receiver.expect("a port");
+        let address = receiver.local_addr().expect("its address");
+        let (events, mut received) = mpsc::channel(100);
+        let stop = CancellationToken::new();
+        let hearing = tokio::spawn(receiver.run(events, stop.clone()));
+        let simulation = Simulation {
+            manager: format!("tcp://{address}").parse().expect("an endpoint"),
+            listen: "127.0.0.1".parse().expect("an address"),
+            prefix: "i-test-".to_owned(),
+            region: "local".to_owned(),
+            slots: ResourceSlot::from_stored(&json!({ "cpu": "4", "mem": "1024" })).0,
+            images: vec![("index.docker.io/a/b:1".to_owned(), "sha256:0".to_owned())],
+            // So long that only the first one is heard.
+            beat: Duration::from_secs(3600),
+        };
+        let agents = simulation.start(1).await.expect("agents");
+        agents.connected().await;
+        let (name, event) = next(&mut received).await;
+        let AgentEvent::InstanceHeartbeat(info) = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(
+            (name.as_str(), info.id.0.as_str()),
+            ("i-test-0001", "i-test-0001")
+        );
+        assert_eq!(info.available_slots, simulation.slots);
+        assert_eq!(info.installed.len(), 1);
+        assert!(matches!(
+            next(&mut received).await.1,
+            AgentEvent::InstanceStarted { .. }
+        ));
+
+        let options = AgentOptions {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            tls: None,
+        };
+        let agent = ZmqAgent::connect(info.addr.parse().expect("an endpoint"), options);
+        let kernel = KernelId::generate(&SystemRandom);
+        let unknown = agent.execute(kernel, query("1")).await.expect_err("no kernel");
+        assert!(unknown.repr().starts_with("KeyError"), "{unknown}");
+        let config = KernelConfig {
+            image: Default::default(),
+            resource_slots: simulation.slots.clone(),
+            idle_timeout: 0,
+            mounts: Vec::new(),
+            environ: Default::default(),
+        };
+        let created = agent.create_kernel(kernel, config).await.expect("a kernel");
+        assert_ne!(created.repl_in_port, created.repl_out_port);
+        let reply = agent.execute(kernel, query("print 1")).await.expect("a run");
+        let reply = reply.expect("a reply");
+        assert_eq!(reply.console, [ConsoleItem::Stdout("print 1".to_owned())]);
+        assert!(
+            agent
+                .list_kernels()
+                .await
+                .expect_err("as in 19.06")
+                .is_not_provided()
+        );
+        agent.destroy_kernel(kernel).await.expect("an end");
+        for _ in 0..3 {
+            next(&mut received).await;
+        }
+        let (_, ended) = next(&mut received).await;
+        assert!(
+            matches!(&ended, AgentEvent::KernelTerminated { kernel: of, .. } if *of == kernel),
+            "{ended:?}"
+        );
+        agents.stop().await;
+        let (_, left) = next(&mut received).await;
+        assert!(matches!(left, AgentEvent::InstanceTerminated { .. }), "{left:?}");
+        stop.cancel();
+        hearing.await.expect("an end");
+    }
+}

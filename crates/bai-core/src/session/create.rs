@@ -101,7 +101,7 @@ impl Manager {
                 Recorded::New(kernel) => return self.await_creation(&request, kernel).await,
                 // Somebody was faster; look at theirs.
                 Recorded::NameTaken => {}
-                Recorded::Ended => self.status.forget(),
+                Recorded::Ended => self.forget_status(),
             }
         }
         Err(Error::ServiceUnavailable(format!(

@@ -153,3 +153,49 @@ fn allow_files(needed: u64) -> Result<()> {
     }
     setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("cannot raise the number of open files")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn refused(words: &[&str]) -> String {
+        let line = Line::try_parse_from([&["x", "--manager", "127.0.0.1:5002"], words].concat());
+        match line {
+            Ok(line) => format!("{:#}", simulation(&line.args).expect_err("a refusal")),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (words, expected) in [
+            (&["--count", "0"][..], "0 is not in 1..=10000"),
+            (&["--count", "10001"], "10001 is not in 1..=10000"),
+            (&["--manager", "nowhere"], "cannot be used multiple times"),
+            (&["--listen", "192.0.2.1"], "--allow-public"),
+            (
+                &["--listen", "0.0.0.0", "--allow-public"],
+                "no address that a manager can call",
+            ),
+            (&["--prefix", "a b"], "--prefix must be"),
+            (&["--prefix", ""], "--prefix must be"),
+            (&["--beat", "0"], "--beat must be"),
+            (&["--beat", "nan"], "--beat must be"),
+            (&["--mem", "inf"], "--mem must be a size"),
+        ] {
+            let text = refused(words);
+            assert!(text.contains(expected), "{words:?}: {text}");
+        }
+        let line = Line::parse_from(["x", "--manager", "nowhere"]);
+        let text = simulation(&line.args).expect_err("a refusal").to_string();
+        assert_eq!(text, "--manager must be HOST:PORT; it is \"nowhere\"");
+    }
+}
