@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bai::system::SystemClock;
 use bai_gateway::auth::date;
 use bai_gateway::auth::signature::{Algorithm, Signed, sign};
+use bai_model::time::Clock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chrono::{NaiveDate, SecondsFormat, Utc};
+use chrono::{NaiveDate, SecondsFormat};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -25,7 +27,7 @@ async fn open(up: &Up, target: &str) -> Stream {
         .trim_start_matches("http://")
         .to_owned();
     let mut request = format!("ws://{host}{target}").into_client_request().unwrap();
-    let text = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false);
+    let text = SystemClock.now().to_rfc3339_opts(SecondsFormat::Micros, false);
     let headers = request.headers_mut();
     headers.insert("date", text.parse().unwrap());
     headers.insert("x-backendai-version", "v4.20190615".parse().unwrap());

@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: a release build measured beside a bare server and beside the original.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{peers, services, shell};
@@ -13,21 +16,16 @@ pub struct Args {
 
 /// Builds for release and hands over to the program that measures.
 pub fn run(args: &Args) -> Result<bool> {
-    if !shell::run(shell::cargo().args(["build", "--release", "--package", "bai"]))? {
+    // Together, so that what both are made of is built once.
+    let mut build = shell::cargo();
+    build.args(["build", "--release", "--package", "bai", "--bin", "bai"]);
+    build.args(["--package", "bai-testkit", "--bin", "bench"]);
+    if !shell::run(&mut build)? {
         return Ok(false);
     }
     services::install_missing();
     peers::install_missing();
-    let mut bench = shell::cargo();
-    bench.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "bai-testkit",
-        "--bin",
-        "bench",
-        "--",
-    ]);
-    shell::run(bench.args(&args.rest))
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
+    shell::run(Command::new(target.join("release/bench")).args(&args.rest))
 }

@@ -218,7 +218,7 @@ impl Manager {
     }
 
     /// Claims work within a unit of work. False when another manager has it.
-    pub(crate) async fn claim_in(&self, tx: &mut Tx, duty: &Duty) -> Result<bool> {
+    pub(crate) async fn claim_in(&self, tx: &mut Tx, duty: &Duty) -> bai_store::Result<bool> {
         let Some(member) = &self.cluster.0 else {
             return Ok(true);
         };
@@ -226,7 +226,7 @@ impl Manager {
             return Ok(false);
         };
         let ended = member.others_end(self.clock.now());
-        Ok(tx.claim(&duty.to_string(), &lease, ended).await?)
+        tx.claim(&duty.to_string(), &lease, ended).await
     }
 
     /// Claims work, for long: the claim stays until it is given back, lost, or the manager ends. False when another

@@ -101,6 +101,7 @@ impl Manager {
             }
         }
         self.config.put_all(&pairs).await.map_err(refused)?;
+        self.forget_configuration();
         let keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
         tracing::info!(request.id = op.request_id, ?keys, "configuration written");
         Ok(())
@@ -118,6 +119,7 @@ impl Manager {
             )));
         }
         self.config.delete(key).await.map_err(refused)?;
+        self.forget_configuration();
         tracing::info!(request.id = op.request_id, key, "configuration deleted");
         Ok(())
     }
@@ -149,8 +151,15 @@ impl Manager {
         } else {
             self.config.delete_prefix(prefix).await.map_err(refused)?;
         }
+        self.forget_configuration();
         tracing::info!(request.id = op.request_id, prefix, "configuration deleted");
         Ok(())
+    }
+
+    /// Whoever wrote sees it at once.
+    fn forget_configuration(&self) {
+        self.forget_status();
+        self.slot_types.forget();
     }
 }
 

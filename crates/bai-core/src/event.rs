@@ -316,6 +316,7 @@ impl Manager {
             .collect();
         if !new.is_empty() {
             self.config.put_all(&new).await?;
+            self.slot_types.forget();
         }
         Ok(())
     }

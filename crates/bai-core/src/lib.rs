@@ -18,6 +18,7 @@ pub mod config;
 pub mod doctor;
 pub mod error;
 mod event;
+mod fresh;
 pub mod image;
 pub mod lifecycle;
 mod liveness;

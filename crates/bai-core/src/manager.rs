@@ -26,11 +26,13 @@ use crate::agents::Agents;
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::cluster::{Cluster, Duty};
 use crate::event::Endings;
+use crate::fresh::Fresh;
 use crate::image::Catalogue;
 use crate::lifecycle::EventHub;
-use crate::manager_status::StatusCache;
+use crate::manager_status::ManagerStatus;
 use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
+use crate::session::Waiting;
 use crate::stream::Streams;
 use crate::{Error, Result, auth};
 
@@ -77,7 +79,11 @@ pub struct Manager {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) credentials: CredentialCache,
     pub(crate) usage: UsageLedger,
-    pub(crate) status: StatusCache,
+    pub(crate) status: Fresh<ManagerStatus>,
+    /// How often all sessions had been told to end when it was last seen that sessions may begin.
+    pub(crate) admission: Fresh<i64>,
+    pub(crate) slot_types: Fresh<SlotTypes>,
+    pub(crate) waiting: Waiting,
     pub(crate) password_checks: Semaphore,
     pub(crate) rates: RateCounter,
     pub(crate) cluster: Cluster,
@@ -124,7 +130,10 @@ impl Manager {
             random: options.random,
             credentials: CredentialCache::default(),
             usage: UsageLedger::default(),
-            status: StatusCache::default(),
+            status: Fresh::default(),
+            admission: Fresh::default(),
+            slot_types: Fresh::default(),
+            waiting: Waiting::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             endings: Endings::default(),
@@ -227,7 +236,13 @@ impl Manager {
 
     /// As [`slot_types`].
     pub(crate) async fn slot_types(&self) -> Result<SlotTypes> {
-        slot_types(&self.config).await
+        let reading = match self.slot_types.get(self.clock.now()) {
+            Ok(types) => return Ok(types),
+            Err(reading) => reading,
+        };
+        let types = slot_types(&self.config).await?;
+        self.slot_types.put(reading, types.clone());
+        Ok(types)
     }
 
     /// Asks the reconcilers to look now.
@@ -274,13 +289,17 @@ impl Manager {
         self.hand_over(duties).await;
     }
 
-    /// Learns when the configuration store may have lost what agents said of themselves: it is told again then.
+    /// Learns when the types of slots change, and when the configuration store may have lost what agents said of themselves:
+    /// it is told again then.
     async fn watch_configuration(self: Arc<Self>) {
         loop {
             let watched = async {
                 match self.config.watch(SLOT_TYPES, None).await {
                     Ok(mut events) => {
+                        // What changed before the watch began is not told.
+                        self.slot_types.forget();
                         while let Some(event) = events.next().await {
+                            self.slot_types.forget();
                             if matches!(event, WatchEvent::Resync { .. }) {
                                 self.forgotten.notify_one();
                             }

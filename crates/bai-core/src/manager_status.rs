@@ -4,13 +4,12 @@
 //! Invariants: the status is everybody's, whichever manager it was told; `frozen` stays through restarts; after all
 //! sessions were told to end, each of them ends, whatever happens to whoever told them.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bai_backplane::kv::Expect;
 use bai_model::KernelStatus;
 use bai_store::kernel::KernelRow;
-use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
 
 use crate::reconcile::{AGENT_DEADLINE, Outcome};
@@ -21,8 +20,6 @@ use crate::{Error, Manager, Op, Result};
 pub(crate) const STATUS_KEY: &str = "manager/status";
 /// Where the announcement is kept.
 const ANNOUNCEMENT_KEY: &str = "manager/announcement";
-/// How long a status is believed, also where the watch that tells of changes is cut off.
-const STATUS_TTL: TimeDelta = TimeDelta::seconds(2);
 /// When the configuration store is asked again to tell of changes.
 const WATCH_RETRY: Duration = Duration::from_secs(2);
 /// Sessions that are ended at the same time.
@@ -49,6 +46,24 @@ impl ManagerStatus {
             Self::Running => "running",
             Self::Frozen => "frozen",
             Self::Terminated => "terminated",
+        }
+    }
+
+    /// Whether requests of this kind may pass.
+    fn check(self, gate: StatusGate) -> Result<()> {
+        let required = match gate {
+            StatusGate::None => return Ok(()),
+            StatusGate::Running => "frozenset({<ManagerStatus.RUNNING: 'running'>})",
+            StatusGate::RunningOrFrozen => {
+                "frozenset({<ManagerStatus.FROZEN: 'frozen'>, <ManagerStatus.RUNNING: 'running'>})"
+            }
+        };
+        match (self, gate) {
+            (Self::Running, _) | (Self::Frozen, StatusGate::RunningOrFrozen) => Ok(()),
+            (Self::Frozen, _) => Err(Error::ServerFrozen),
+            _ => Err(Error::ServiceUnavailable(format!(
+                "Server is not in the required status: {required}"
+            ))),
         }
     }
 }
@@ -83,40 +98,6 @@ pub struct StatusReport {
     pub active_sessions: i64,
 }
 
-/// The status as last read.
-#[derive(Debug, Default)]
-pub(crate) struct StatusCache(RwLock<Cached>);
-
-#[derive(Debug, Default)]
-struct Cached {
-    /// When it was read, and what it was.
-    known: Option<(DateTime<Utc>, ManagerStatus)>,
-    /// Grows with each change that was told, so that what was read before it is not kept after it.
-    changes: u64,
-}
-
-impl StatusCache {
-    fn get(&self, now: DateTime<Utc>) -> (Option<ManagerStatus>, u64) {
-        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = |read_at: DateTime<Utc>| now.signed_duration_since(read_at) < STATUS_TTL;
-        let known = cached.known.filter(|(read_at, _)| is_fresh(*read_at));
-        (known.map(|(_, status)| status), cached.changes)
-    }
-
-    fn put(&self, now: DateTime<Utc>, status: ManagerStatus, changes: u64) {
-        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if cached.changes == changes {
-            cached.known = Some((now, status));
-        }
-    }
-
-    fn forget(&self) {
-        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        cached.known = None;
-        cached.changes += 1;
-    }
-}
-
 impl Manager {
     /// What the managers are doing. For everybody.
     ///
@@ -132,8 +113,8 @@ impl Manager {
     /// Sets the status for all managers. With `force_kill` all sessions end: that is recorded for each of them before
     /// anything is waited for, and the reconcilers see to those that do not end within a minute. For superadmins.
     ///
-    /// The status comes first, so that no session begins behind the back of their ending. The work goes on when the
-    /// caller goes away.
+    /// The status comes first, and the end of all sessions is counted with it, so that no session begins behind the back of
+    /// their ending, at whichever manager ([`Manager::admit_session`]). The work goes on when the caller goes away.
     ///
     /// # Errors
     /// [`Error::Unauthorized`].
@@ -147,7 +128,7 @@ impl Manager {
         let (manager, request_id) = (Arc::clone(self), op.request_id.clone());
         let work = self.tasks.spawn(async move {
             manager.config.put(STATUS_KEY, status.as_str()).await?;
-            manager.status.forget();
+            manager.forget_status();
             tracing::info!(request.id = %request_id, status = status.as_str(), force_kill, "the managers' status was set");
             if !force_kill {
                 return Ok(());
@@ -164,7 +145,7 @@ impl Manager {
             .map_err(|error| Error::Internal(format!("setting the status broke off: {error}")))?
     }
 
-    /// Ends sessions until there are none, those too that were being recorded meanwhile.
+    /// Ends sessions until there are none.
     async fn end_all_sessions(self: &Arc<Self>) -> Result<()> {
         let alive: Vec<_> = KernelStatus::ALL
             .into_iter()
@@ -176,6 +157,8 @@ impl Manager {
             .collect();
         loop {
             let mut tx = self.store.begin().await?;
+            tx.lock_placement().await?;
+            tx.count_session_ending().await?;
             tx.set_all_kernel_status(&may_end, KernelStatus::Terminating)
                 .await?;
             tx.commit().await?;
@@ -239,38 +222,54 @@ impl Manager {
     /// # Errors
     /// [`Error::ServerFrozen`] or [`Error::ServiceUnavailable`].
     pub async fn check_status(&self, gate: StatusGate) -> Result<()> {
-        let required = match gate {
-            StatusGate::None => return Ok(()),
-            StatusGate::Running => "frozenset({<ManagerStatus.RUNNING: 'running'>})",
-            StatusGate::RunningOrFrozen => {
-                "frozenset({<ManagerStatus.FROZEN: 'frozen'>, <ManagerStatus.RUNNING: 'running'>})"
-            }
-        };
-        match (self.status_now().await?, gate) {
-            (ManagerStatus::Running, _) | (ManagerStatus::Frozen, StatusGate::RunningOrFrozen) => Ok(()),
-            (ManagerStatus::Frozen, _) => Err(Error::ServerFrozen),
-            _ => Err(Error::ServiceUnavailable(format!(
-                "Server is not in the required status: {required}"
-            ))),
+        if gate == StatusGate::None {
+            return Ok(());
         }
+        self.status_now().await?.check(gate)
     }
 
-    /// The status, as known for up to [`STATUS_TTL`]. A missing one means `running`.
+    /// Whether a session may begin. It may be recorded while [`bai_store::Reader::session_endings`] is what is answered
+    /// here; once that has changed, this is to be asked again, after the status was forgotten.
+    ///
+    /// # Errors
+    /// As [`Manager::check_status`].
+    pub(crate) async fn admit_session(&self) -> Result<i64> {
+        let reading = match self.admission.get(self.clock.now()) {
+            Ok(endings) => return Ok(endings),
+            Err(reading) => reading,
+        };
+        // Before the status, which is set before sessions are ended.
+        let endings = self.store.reader().session_endings().await?;
+        self.read_status().await?.check(StatusGate::Running)?;
+        self.admission.put(reading, endings);
+        Ok(endings)
+    }
+
+    /// The status or what depends on it may have changed.
+    pub(crate) fn forget_status(&self) {
+        self.status.forget();
+        self.admission.forget();
+    }
+
     async fn status_now(&self) -> Result<ManagerStatus> {
-        let now = self.clock.now();
-        let (known, changes) = self.status.get(now);
-        if let Some(status) = known {
-            return Ok(status);
-        }
+        let reading = match self.status.get(self.clock.now()) {
+            Ok(status) => return Ok(status),
+            Err(reading) => reading,
+        };
+        let status = self.read_status().await?;
+        self.status.put(reading, status);
+        Ok(status)
+    }
+
+    /// The status as it is. A missing one means `running`.
+    async fn read_status(&self) -> Result<ManagerStatus> {
         let text = self.config.get(STATUS_KEY).await?;
         let text = text.as_deref().unwrap_or(ManagerStatus::Running.as_str());
-        let status = text.parse().map_err(|_| {
+        text.parse().map_err(|_| {
             Error::ServiceUnavailable(format!(
                 "{STATUS_KEY} in the configuration store is '{text}', which is no status; a superadmin can set it"
             ))
-        })?;
-        self.status.put(now, status, changes);
-        Ok(status)
+        })
     }
 
     /// At start: `frozen` stays, as whoever froze the cluster left it. Everything else becomes `running`: an original
@@ -299,9 +298,9 @@ impl Manager {
                 match self.config.watch(STATUS_KEY, None).await {
                     Ok(mut changes) => {
                         // What changed before the watch began is not told.
-                        self.status.forget();
+                        self.forget_status();
                         while changes.next().await.is_some() {
-                            self.status.forget();
+                            self.forget_status();
                         }
                     }
                     Err(error) => {
@@ -348,24 +347,5 @@ impl Manager {
             Some(message) => self.config.put(ANNOUNCEMENT_KEY, message).await?,
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_read_before_a_change_is_not_kept_after_it() {
-        let cache = StatusCache::default();
-        let now = DateTime::UNIX_EPOCH;
-        let (_, before) = cache.get(now);
-        cache.forget();
-        cache.put(now, ManagerStatus::Running, before);
-        let (known, after) = cache.get(now);
-        assert_eq!(known, None);
-        cache.put(now, ManagerStatus::Frozen, after);
-        assert_eq!(cache.get(now).0, Some(ManagerStatus::Frozen));
-        assert_eq!(cache.get(now + STATUS_TTL).0, None);
     }
 }

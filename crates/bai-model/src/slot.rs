@@ -186,6 +186,13 @@ impl ResourceSlot {
         self.merged(other, SlotValue::plus)
     }
 
+    /// So many times as much.
+    pub fn times(&self, count: i64) -> Self {
+        self.iter()
+            .map(|(name, value)| (name, value.times(count)))
+            .collect()
+    }
+
     /// Difference by name, over the names of both: never an error (DM-13, DM-14), maybe negative. An infinite amount
     /// stays infinite whatever is taken from it.
     pub fn minus(&self, other: &Self) -> Self {

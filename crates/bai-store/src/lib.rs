@@ -21,6 +21,7 @@ mod catalog;
 pub mod claim;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod counter;
 pub mod credential;
 pub mod doctor;
 pub mod domain;

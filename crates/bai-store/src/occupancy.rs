@@ -1,56 +1,64 @@
 //! What live kernels occupy, derived from their rows (`data-model.md` 7.4).
 //!
-//! Each sum reads one column through a partial index over live kernels (DS-1, DS-2). An empty sum has no slots. Types
-//! that the cluster does not know are not dropped here.
+//! Each sum reads one column through a partial index over live kernels (DS-1, DS-2), in which few different amounts occur:
+//! the database counts them. An empty sum has no slots. Types that the cluster does not know are not dropped here.
 
 use std::collections::BTreeMap;
 
 use bai_model::{AccessKey, AgentId, GroupId, ResourceSlot};
 
-use crate::driver::{Param, params};
+use crate::driver::{Param, Row, params};
 use crate::{Reader, Result};
+
+/// What `n` kernels with the same amounts occupy.
+fn counted(row: &Row) -> Result<ResourceSlot> {
+    let slots: ResourceSlot = row.opt("occupied_slots")?.unwrap_or_default();
+    Ok(slots.times(row.get("n")?))
+}
 
 impl Reader {
     async fn occupied(&self, sql: &'static str, params: Vec<Param>) -> Result<ResourceSlot> {
-        let slots = self
-            .list(sql, params, |row| row.opt::<ResourceSlot>("occupied_slots"))
-            .await?;
+        let slots = self.list(sql, params, counted).await?;
         Ok(slots
             .iter()
-            .flatten()
             .fold(ResourceSlot::default(), |sum, slots| sum.plus(slots)))
     }
 
     /// What the live kernels of a keypair occupy.
     pub async fn occupied_by_keypair(&self, access_key: &AccessKey) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots FROM kernels WHERE access_key = $1 AND status <> 'TERMINATED'";
+        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE access_key = $1 AND status <> 'TERMINATED' \
+                   GROUP BY occupied_slots";
         self.occupied(sql, params![access_key]).await
     }
 
     /// What the live kernels of a group occupy.
     pub async fn occupied_by_group(&self, group: GroupId) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots FROM kernels WHERE group_id = $1 AND status <> 'TERMINATED'";
+        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE group_id = $1 AND status <> 'TERMINATED' \
+                   GROUP BY occupied_slots";
         self.occupied(sql, params![group]).await
     }
 
     /// What the live kernels of a domain occupy.
     pub async fn occupied_by_domain(&self, domain: &str) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots FROM kernels WHERE domain_name = $1 AND status <> 'TERMINATED'";
+        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE domain_name = $1 AND status <> 'TERMINATED' \
+                   GROUP BY occupied_slots";
         self.occupied(sql, params![domain]).await
     }
 
     /// What the live kernels on an agent occupy.
     pub async fn occupied_by_agent(&self, agent: &AgentId) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots FROM kernels WHERE agent = $1 AND status <> 'TERMINATED'";
+        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE agent = $1 AND status <> 'TERMINATED' \
+                   GROUP BY occupied_slots";
         self.occupied(sql, params![agent]).await
     }
 
     /// What the live kernels occupy on each agent that has some, in one statement for all agents.
     pub async fn occupied_by_all_agents(&self) -> Result<BTreeMap<AgentId, ResourceSlot>> {
-        let sql = "SELECT agent, occupied_slots FROM kernels WHERE agent > '' AND status <> 'TERMINATED'";
+        let sql = "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent > '' AND status <> 'TERMINATED' \
+                   GROUP BY agent, occupied_slots";
         let mut sums: BTreeMap<AgentId, ResourceSlot> = BTreeMap::new();
         for row in self.fetch(sql, params![]).await? {
-            let slots: ResourceSlot = row.opt("occupied_slots")?.unwrap_or_default();
+            let slots = counted(&row)?;
             let sum = sums.entry(row.get("agent")?).or_default();
             *sum = sum.plus(&slots);
         }

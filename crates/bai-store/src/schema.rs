@@ -24,12 +24,14 @@ fn migrations(dialect: Dialect) -> &'static [&'static str] {
             include_str!("../migrations/postgres/0002_additions.sql"),
             include_str!("../migrations/postgres/0003_lease.sql"),
             include_str!("../migrations/postgres/0004_claim.sql"),
+            include_str!("../migrations/postgres/0005_counter.sql"),
         ],
         Dialect::Sqlite => &[
             include_str!("../migrations/sqlite/0001_schema_19_06.sql"),
             include_str!("../migrations/sqlite/0002_additions.sql"),
             include_str!("../migrations/sqlite/0003_lease.sql"),
             include_str!("../migrations/sqlite/0004_claim.sql"),
+            include_str!("../migrations/sqlite/0005_counter.sql"),
         ],
     }
 }

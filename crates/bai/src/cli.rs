@@ -54,6 +54,8 @@ enum Command {
     Doctor(cmd::doctor::Args),
     /// Print a new random keypair
     GenKeypair(cmd::gen_keypair::Args),
+    /// Simulate many agents, to measure a manager with them
+    SimulateAgents(cmd::simulate_agents::Args),
 }
 
 /// Runs the command that the process was started with.
@@ -92,6 +94,9 @@ pub fn main() -> ExitCode {
             Command::Dbshell(args) => cmd::dbshell::run(&args),
             Command::Doctor(args) => cmd::doctor::run(args).await,
             Command::GenKeypair(args) => cmd::gen_keypair::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::SimulateAgents(args) => {
+                cmd::simulate_agents::run(args).await.map(|()| ExitCode::SUCCESS)
+            }
         }
     });
     // What still blocks (a read of the terminal, say) must not hold the exit up.

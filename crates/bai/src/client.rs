@@ -2,14 +2,15 @@
 //! stream. It speaks to any 19.06 endpoint, ours or the original.
 
 use anyhow::{Context, Result, anyhow, bail};
+use bai_gateway::auth::date;
+use bai_gateway::auth::signature::{Algorithm, Signed, sign};
 use bai_model::SecretKey;
 use bai_model::time::Clock;
 use chrono::SecondsFormat;
 use futures_util::{SinkExt, StreamExt};
-use hmac::{Hmac, KeyInit, Mac};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -62,9 +63,7 @@ impl Client {
         } else {
             "text/plain"
         };
-        let mut request = self
-            .signed(method, path, content_type)?
-            .header("content-type", content_type);
+        let mut request = self.signed(method, path, Some(content_type))?;
         if let Some(body) = body {
             request = request.body(body.to_string());
         }
@@ -86,8 +85,13 @@ impl Client {
         for (name, content) in files {
             form = form.part("src", reqwest::multipart::Part::bytes(content).file_name(name));
         }
+        // The form names its own type, with its boundary, of which signatures see nothing.
+        let mut headers = self.signature(&Method::POST, path, Some("multipart/form-data"))?;
+        headers.remove(CONTENT_TYPE);
         let request = self
-            .signed(Method::POST, path, "multipart/form-data")?
+            .http
+            .post(self.address(path)?)
+            .headers(headers)
             .multipart(form);
         answer(
             request
@@ -111,21 +115,23 @@ impl Client {
             .set_scheme(scheme)
             .map_err(|()| anyhow!("the endpoint cannot be used for streams"))?;
         let mut request = address.as_str().into_client_request()?;
-        for (name, value) in self.signature(&Method::GET, &path, "application/octet-stream")? {
-            request.headers_mut().insert(name, value.parse()?);
-        }
+        request
+            .headers_mut()
+            .extend(self.signature(&Method::GET, &path, None)?);
         let (stream, _) = tokio_tungstenite::connect_async(request)
             .await
             .context("the session cannot be streamed")?;
         Ok(stream)
     }
 
-    fn signed(&self, method: Method, path: &str, content_type: &str) -> Result<reqwest::RequestBuilder> {
-        let mut request = self.http.request(method.clone(), self.address(path)?);
-        for (name, value) in self.signature(&method, path, content_type)? {
-            request = request.header(name, value);
-        }
-        Ok(request)
+    fn signed(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&'static str>,
+    ) -> Result<reqwest::RequestBuilder> {
+        let headers = self.signature(&method, path, content_type)?;
+        Ok(self.http.request(method, self.address(path)?).headers(headers))
     }
 
     fn address(&self, path: &str) -> Result<Url> {
@@ -133,14 +139,13 @@ impl Client {
         Ok(format!("{base}{path}").parse()?)
     }
 
+    /// The headers of a signed request.
     fn signature(
         &self,
         method: &Method,
         path: &str,
-        content_type: &str,
-    ) -> Result<[(&'static str, String); 3]> {
-        let now = SystemClock.now();
-        let date = now.to_rfc3339_opts(SecondsFormat::Micros, false);
+        content_type: Option<&'static str>,
+    ) -> Result<HeaderMap> {
         let address = self.address(path)?;
         let host = match (address.host_str(), address.port()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
@@ -151,29 +156,32 @@ impl Client {
             Some(query) => format!("{}?{query}", address.path()),
             None => address.path().to_owned(),
         };
-        let text = format!(
-            "{method}\n{target}\n{date}\nhost:{host}\ncontent-type:{content_type}\nx-backendai-version:{API_VERSION}\n{}",
-            hex::encode(Sha256::digest(b""))
-        );
-        let mac = |key: &[u8], message: &[u8]| -> Result<Vec<u8>> {
-            let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key)?;
-            mac.update(message);
-            Ok(mac.finalize().into_bytes().to_vec())
-        };
-        let key = mac(
-            self.secret_key.expose().as_bytes(),
-            now.format("%Y%m%d").to_string().as_bytes(),
-        )?;
-        let signature = hex::encode(mac(&mac(&key, host.as_bytes())?, text.as_bytes())?);
+        let now = SystemClock.now();
+        let stamp = now.to_rfc3339_opts(SecondsFormat::Micros, false);
+        let date = date::parse(&stamp, now.date_naive()).context("the time cannot be written as a date")?;
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse()?);
+        headers.insert(DATE, stamp.parse()?);
+        headers.insert("x-backendai-version", HeaderValue::from_static(API_VERSION));
+        if let Some(content_type) = content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        let signature = sign(&Signed {
+            algorithm: Algorithm::Sha256,
+            secret_key: self.secret_key.expose(),
+            signature: "",
+            date: &date,
+            method: method.as_str(),
+            target: &target,
+            headers: &headers,
+            body: b"",
+        });
         let credential = format!(
             "BackendAI signMethod=HMAC-SHA256, credential={}:{signature}",
             self.access_key
         );
-        Ok([
-            ("date", date),
-            ("x-backendai-version", API_VERSION.to_owned()),
-            ("authorization", credential),
-        ])
+        headers.insert(AUTHORIZATION, credential.parse()?);
+        Ok(headers)
     }
 }
 

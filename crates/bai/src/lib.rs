@@ -1,7 +1,9 @@
 //! The executable `bai`, as a library so that tests start what users start.
 //!
 //! [`wire`] builds a running system out of the crates below, in one readable order, on the services of a [`site`], which
-//! [`config`] may describe; [`node`] an agent of one; [`daemon`] is what a process is beside; [`cmd`] holds a file for each command; [`client`] speaks the public API for the commands that need a server.
+//! [`config`] may describe; [`node`] an agent of one, and [`simulation`] many agents that run nothing; [`daemon`] is what a
+//! process is beside; [`cmd`] holds a file for each command; [`client`] speaks the public API for the commands that need a
+//! server.
 //!
 //! Not here: anything that two commands or a test could not share.
 
@@ -16,6 +18,7 @@ pub mod output;
 pub mod runner;
 pub mod seed;
 pub mod sessions;
+pub mod simulation;
 pub mod site;
 pub mod system;
 pub mod wire;

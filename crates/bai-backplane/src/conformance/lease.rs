@@ -123,11 +123,18 @@ pub async fn an_ended_lease_is_gone(subject: &Kv) {
     assert_ne!(grant(kv).await, lease);
 }
 
-/// Presence: a deleted key returns, one that somebody else took over does not, and in the end all of ours go.
+/// Presence: a deleted key returns at once, one that somebody else took over when they are gone, and in the end all of ours
+/// go.
 pub async fn announced_keys_come_back_until_withdrawn(subject: &Kv) {
     let kv = &*subject.it;
-    let pairs = ["/here/a", "/here/b"].map(|key| (key.to_owned(), "me".to_owned()));
-    let presence = Presence::announce(Arc::clone(&subject.it), pairs.into(), TTL).await;
+    // So long that nothing comes back because it is time to renew.
+    let ttl = TTL * 1000;
+    let announce = async |keys: &[&str], name: &str| {
+        let pairs = keys.iter().map(|key| ((*key).to_owned(), name.to_owned()));
+        let presence = Presence::announce(Arc::clone(&subject.it), pairs.collect(), ttl).await;
+        presence.expect("announce")
+    };
+    let presence = announce(&["/here/a", "/here/b"], "me").await;
     assert_eq!(keys(kv, "/here/").await, ["/here/a", "/here/b"]);
     put(kv, "/here/b", "somebody else").await;
     let mut events = watch(kv, "/here/a", None).await;
@@ -135,7 +142,14 @@ pub async fn announced_keys_come_back_until_withdrawn(subject: &Kv) {
     assert_eq!(next_changes(&mut events).await.1, [delete_change("/here/a")]);
     next_changes(&mut events).await;
     assert_eq!(get(kv, "/here/a").await.as_deref(), Some("me"));
-    presence.expect("announce").withdraw().await;
+    let other = announce(&["/here/a"], "other").await;
+    next_changes(&mut events).await;
+    assert_eq!(get(kv, "/here/a").await.as_deref(), Some("other"));
+    other.withdraw().await;
+    assert_eq!(next_changes(&mut events).await.1, [delete_change("/here/a")]);
+    next_changes(&mut events).await;
+    assert_eq!(get(kv, "/here/a").await.as_deref(), Some("me"));
+    presence.withdraw().await;
     assert_eq!(keys(kv, "/here/").await, ["/here/b"]);
     assert_eq!(get(kv, "/here/b").await.as_deref(), Some("somebody else"));
 }

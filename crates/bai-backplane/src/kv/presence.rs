@@ -1,18 +1,20 @@
 //! Keys that stand for as long as their owner lives: the registration of a manager, the presence of a node.
 //!
-//! Invariants: the keys vanish at the latest a ttl after their owner did. While it lives they come back by themselves, also
-//! when somebody deleted them or the store lost everything; a key that somebody else has written stays theirs.
+//! Invariants: the keys vanish at the latest a ttl after their owner did. While it lives they come back at once, also when
+//! somebody deleted them or the store lost everything; a key that somebody else has written stays theirs, until they are
+//! gone: of several owners of a key one that lives has it.
 //!
 //! Not here: which keys these are (`agent-protocol.md` 4.2, 4.3).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{ConfigKv, Expect, LeaseId, Txn};
+use super::{Change, ConfigKv, Expect, LeaseId, Txn, Watch, WatchEvent};
 use crate::{Error, Result, Terminal};
 
 /// Keeps keys in the store. Dropping it lets them run out; [`Presence::withdraw`] deletes them now.
@@ -62,6 +64,7 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let mut watch = None;
         loop {
             tokio::select! {
                 withdrawn = &mut stopped => {
@@ -71,11 +74,50 @@ impl Keeper {
                     return;
                 }
                 () = sleep(self.ttl / 3) => {}
+                () = self.absence(&mut watch) => {}
             }
             if let Err(error) = self.keep().await {
                 tracing::warn!(%error, "presence in the configuration store could not be renewed");
             }
         }
+    }
+
+    /// Ends when a key may be missing. While the store cannot tell, it does not end.
+    async fn absence(&self, watch: &mut Option<Watch>) {
+        let Some(events) = watch else {
+            match self.kv.watch(&self.common_prefix(), None).await {
+                // What was before nobody tells.
+                Ok(events) => return *watch = Some(events),
+                Err(_) => return std::future::pending().await,
+            }
+        };
+        let is_ours = |key: &str| self.pairs.iter().any(|(own, _)| own == key);
+        loop {
+            match events.next().await {
+                Some(WatchEvent::Changes { changes, .. }) => {
+                    let mut changes = changes.iter();
+                    if changes.any(|change| matches!(change, Change::Delete { key } if is_ours(key))) {
+                        return;
+                    }
+                }
+                Some(WatchEvent::Resync { .. }) => return,
+                // The store has ended.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn common_prefix(&self) -> String {
+        let mut keys = self.pairs.iter().map(|(key, _)| key.as_str());
+        let first = keys.next().unwrap_or_default();
+        let shared = |one: &str, other: &str| {
+            let same = one
+                .chars()
+                .zip(other.chars())
+                .take_while(|(one, other)| one == other);
+            same.map(|(one, _)| one).collect::<String>()
+        };
+        keys.fold(first.to_owned(), |prefix, key| shared(&prefix, key))
     }
 
     /// Writes all keys under a new lease.

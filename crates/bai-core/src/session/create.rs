@@ -4,49 +4,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, KernelStatus, ResourceSlot, SlotTypes};
+use bai_model::{AccessKey, GroupId, KernelId, KernelStatus};
 use bai_proto::agent::{AgentError, ServicePort};
 use bai_store::agent::AgentRow;
-use bai_store::kernel::{KernelRow, NewKernel};
-use bai_store::{Tx, credential::CredentialRow};
+use bai_store::credential::CredentialRow;
+use bai_store::kernel::KernelRow;
 
-use super::placement::{Candidate, Favour, choose_agent};
+use super::record::{Plan, Recorded, check_concurrency};
 use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
-use crate::cluster::Duty;
-use crate::image::Image;
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
 
-/// The index that lets one live session have a name.
-const UNIQUE_NAME: &str = "ix_kernels_unique_sess_token";
 /// How often a creation starts anew because another one of the same name was in the way.
 const MAX_ATTEMPTS: usize = 8;
-
-/// What recording a session found.
-enum Recorded {
-    New(KernelId),
-    /// There is a live session of that name.
-    NameTaken,
-}
-
-/// Everything about the owner and the place that recording needs, gathered before the transaction.
-struct Plan<'a> {
-    request: &'a SessionCreate,
-    owner: &'a CredentialRow,
-    group: GroupId,
-    group_slots: ResourceSlot,
-    domain_slots: ResourceSlot,
-    image: Image,
-    /// Whether agents that do not have the image can fetch it.
-    is_pullable: bool,
-    /// Agents that have it, as the broker knows; nothing where that does not matter or cannot be known.
-    holders: Option<BTreeSet<String>>,
-    requested: ResourceSlot,
-    types: SlotTypes,
-    mounts: Vec<bai_model::VFolderId>,
-}
 
 impl Manager {
     /// Returns the session of that name or creates it. Creation goes on when the caller goes away.
@@ -54,9 +26,10 @@ impl Manager {
     /// # Errors
     /// In the order of `http-api.md` 4.8.1.
     pub async fn session_create(self: &Arc<Self>, op: &Op, request: SessionCreate) -> Result<SessionCreated> {
+        let request = Arc::new(request);
         let identity = op.identity()?;
         let owner_key = op.owner(request.owner.as_ref())?;
-        let owner = self.session_owner(owner_key).await?;
+        let owner = Arc::new(self.session_owner(owner_key).await?);
         let reader = self.store.reader();
         // First, as in the original, but only where something would be made (Q-11); decided again when it is recorded.
         let name_is_free = reader
@@ -84,6 +57,7 @@ impl Manager {
         let mounts = self.resolve_mounts(&owner, &group.id, &request.mounts).await?;
         let reference = self.resolve_image(&request.image).await?;
         for _ in 0..MAX_ATTEMPTS {
+            let endings = self.admit_session().await?;
             if let Some(existing) = self
                 .store
                 .reader()
@@ -107,8 +81,10 @@ impl Manager {
                 false => self.holders_of(&image.config.canonical).await,
             };
             let plan = Plan {
-                request: &request,
-                owner: &owner,
+                request: Arc::clone(&request),
+                requested_at: op.now,
+                endings,
+                owner: Arc::clone(&owner),
                 group: group.id,
                 group_slots: group.total_resource_slots.clone(),
                 domain_slots: domain
@@ -122,13 +98,14 @@ impl Manager {
                 types,
                 mounts: mounts.clone(),
             };
-            match self.record_session(op, &plan).await? {
+            match self.record_session(plan).await? {
                 Recorded::New(kernel) => {
                     self.announce(kernel, Lifecycle::Preparing, "");
                     return self.await_creation(&request, kernel).await;
                 }
                 // Somebody was faster; look at theirs.
                 Recorded::NameTaken => {}
+                Recorded::Ended => self.forget_status(),
             }
         }
         Err(Error::ServiceUnavailable(format!(
@@ -215,79 +192,6 @@ impl Manager {
         Ok(true)
     }
 
-    /// Checks the limits, reserves a place and records the session, in one transaction.
-    async fn record_session(&self, op: &Op, plan: &Plan<'_>) -> Result<Recorded> {
-        let owner = &plan.owner.access_key;
-        let mut tx = self.store.begin().await?;
-        // Before the first look at what it decides by: other managers decide by the same.
-        tx.lock_placement().await?;
-        if tx
-            .live_kernel_by_name(owner, plan.request.name.as_str())
-            .await?
-            .is_some()
-        {
-            return Ok(Recorded::NameTaken);
-        }
-        check_concurrency(tx.count_live_sessions(owner).await?, plan.owner)?;
-        check_quotas(&mut tx, plan).await?;
-        let mut occupied = tx.occupied_by_all_agents().await?;
-        let mut agents = tx.alive_agents().await?;
-        agents.retain(|agent| self.agents.can_be_reached(&agent.id, &agent.addr));
-        let are_agents_there = !agents.is_empty();
-        let candidates: Vec<Candidate> = agents
-            .into_iter()
-            .filter_map(|agent| {
-                let occupied = occupied.remove(&agent.id).unwrap_or_default();
-                let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
-                let holders = plan.holders.as_ref();
-                let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
-                Some(Candidate {
-                    favour: Favour::of(&standing, plan.is_pullable, is_known_to_have)?,
-                    remaining: agent.available_slots.minus(&occupied),
-                    id: agent.id,
-                    addr: agent.addr,
-                })
-            })
-            .collect();
-        let chosen = choose_agent(&candidates, &plan.requested).ok_or_else(|| {
-            Error::InstanceNotAvailable(why_nothing_fits(&candidates, are_agents_there, plan))
-        })?;
-        let kernel = KernelId::generate(self.random.as_ref());
-        let new = NewKernel {
-            id: kernel,
-            sess_id: plan.request.name.as_str().to_owned(),
-            agent: chosen.id.clone(),
-            agent_addr: chosen.addr.clone(),
-            domain_name: plan.request.domain.clone(),
-            group_id: plan.group,
-            user_uuid: plan.owner.user,
-            access_key: owner.clone(),
-            image: plan.image.config.canonical.clone(),
-            registry: plan.image.reference.registry.clone(),
-            tag: plan.request.tag.clone(),
-            occupied_slots: plan.requested.clone(),
-            environ: plan
-                .request
-                .environ
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            created_at: op.now,
-        };
-        match tx.insert_kernel(&new).await {
-            Ok(()) => {}
-            // Another manager was faster: an original one, which takes no lock.
-            Err(error) if error.is_conflict_on(UNIQUE_NAME) => return Ok(Recorded::NameTaken),
-            Err(error) => return Err(error.into()),
-        }
-        tx.attach_vfolders(kernel, &plan.mounts).await?;
-        // From the beginning, or another manager might find it and take it for left behind.
-        self.claim_in(&mut tx, &Duty::Kernel(kernel)).await?;
-        tx.commit().await?;
-        tracing::info!(kernel.id = %kernel, session = %plan.request.name, agent.id = %chosen.id, image = plan.image.config.canonical, "session recorded");
-        Ok(Recorded::New(kernel))
-    }
-
     async fn await_creation(
         self: &Arc<Self>,
         request: &SessionCreate,
@@ -346,72 +250,6 @@ impl Manager {
                     .ok_or_else(|| Error::VFolderNotFound(Some(name.clone())))
             })
             .collect()
-    }
-}
-
-/// The number of sessions that the owner's policy allows.
-fn check_concurrency(live: i64, owner: &CredentialRow) -> Result<()> {
-    let allowed = owner.policy.max_concurrent_sessions;
-    if live < allowed {
-        return Ok(());
-    }
-    Err(Error::QuotaExceeded(format!(
-        "{live} sessions of {allowed} are in use; terminate one first"
-    )))
-}
-
-/// The three sums of `data-model.md` 15.1, each with the request added.
-async fn check_quotas(tx: &mut Tx, plan: &Plan<'_>) -> Result<()> {
-    let policy = &plan.owner.policy;
-    let unlimited = DefaultForUnspecified::Unlimited;
-    let checks = [
-        (
-            "Your resource quota is exceeded.",
-            ResourceSlot::from_policy(
-                &policy.total_resource_slots,
-                policy.default_for_unspecified,
-                &plan.types,
-            ),
-            tx.occupied_by_keypair(&plan.owner.access_key).await?,
-        ),
-        (
-            "Your group resource quota is exceeded.",
-            ResourceSlot::from_policy(&plan.group_slots, unlimited, &plan.types),
-            tx.occupied_by_group(plan.group).await?,
-        ),
-        (
-            "Your domain resource quota is exceeded.",
-            ResourceSlot::from_policy(&plan.domain_slots, unlimited, &plan.types),
-            tx.occupied_by_domain(&plan.request.domain).await?,
-        ),
-    ];
-    for (text, limit, mut occupied) in checks {
-        occupied.retain_known(&plan.types);
-        if !occupied.plus(&plan.requested).fits_within(&limit) {
-            return Err(Error::invalid(format!(
-                "{text} ({})",
-                limit.humanized(&plan.types)
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// For the requester: names no agents, and only what the emptiest one has left.
-fn why_nothing_fits(candidates: &[Candidate], are_agents_there: bool, plan: &Plan<'_>) -> String {
-    let requested = plan.requested.humanized(&plan.types);
-    match choose_agent(candidates, &ResourceSlot::default()) {
-        None if are_agents_there => format!(
-            "no agent has the image {}, and none can fetch it, because the registry {} has no address in the \
-             configuration; ask an administrator for one of both",
-            plan.image.config.canonical, plan.image.reference.registry
-        ),
-        None => format!("{requested} was asked for, but no agent is connected; try again when one is"),
-        Some(emptiest) => format!(
-            "{requested} was asked for, and the agent with the most room has {} left; ask for less, or try again when \
-             other sessions have ended",
-            emptiest.remaining.humanized(&plan.types)
-        ),
     }
 }
 

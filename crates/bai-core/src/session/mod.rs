@@ -7,6 +7,7 @@
 
 mod create;
 mod placement;
+mod record;
 mod resources;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use bai_store::kernel::KernelRow;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::record::Waiting;
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};

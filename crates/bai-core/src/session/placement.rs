@@ -1,6 +1,6 @@
 //! Which agent takes a session: a plain decision over what each has left (`http-api.md` A.5).
 
-use bai_model::{AgentId, ResourceSlot};
+use bai_model::ResourceSlot;
 
 use crate::agents::Standing;
 
@@ -29,20 +29,20 @@ impl Favour {
 
 /// An agent that is alive, can be called, and can run the image.
 #[derive(Clone, Debug)]
-pub(super) struct Candidate {
-    pub id: AgentId,
-    pub addr: String,
+pub(super) struct Candidate<'a> {
+    /// Which one it is, to the caller.
+    pub index: usize,
     /// Capacity less what live kernels occupy.
-    pub remaining: ResourceSlot,
+    pub remaining: &'a ResourceSlot,
     pub favour: Favour,
 }
 
 /// The agent with the most left among the most favoured that have room.
-pub(super) fn choose_agent<'a>(
-    candidates: &'a [Candidate],
+pub(super) fn choose_agent<'c, 'a>(
+    candidates: &'c [Candidate<'a>],
     requested: &ResourceSlot,
-) -> Option<&'a Candidate> {
-    let has_room = |candidate: &&Candidate| requested.fits_within(&candidate.remaining);
+) -> Option<&'c Candidate<'a>> {
+    let has_room = |candidate: &&'c Candidate<'a>| requested.fits_within(candidate.remaining);
     let favour = candidates
         .iter()
         .filter(has_room)
@@ -53,12 +53,12 @@ pub(super) fn choose_agent<'a>(
 }
 
 /// A later one wins only if it has at least as much of everything and more of something.
-fn emptiest<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> Option<&'a Candidate> {
-    let mut best: Option<&Candidate> = None;
+fn emptiest<'c, 'a: 'c>(candidates: impl Iterator<Item = &'c Candidate<'a>>) -> Option<&'c Candidate<'a>> {
+    let mut best: Option<&Candidate<'a>> = None;
     for candidate in candidates {
         let is_better = best.is_none_or(|best| {
-            best.remaining.fits_within(&candidate.remaining)
-                && !candidate.remaining.fits_within(&best.remaining)
+            best.remaining.fits_within(candidate.remaining)
+                && !candidate.remaining.fits_within(best.remaining)
         });
         if is_better {
             best = Some(candidate);
@@ -81,17 +81,23 @@ mod tests {
         slots
     }
 
-    fn candidate(id: &str, amounts: &[(&str, i64)]) -> Candidate {
-        Candidate {
-            id: id.into(),
-            addr: String::new(),
-            remaining: slots(amounts),
-            favour: Favour::Usual,
-        }
+    type Agent = (&'static str, ResourceSlot, Favour);
+
+    fn candidate(id: &'static str, amounts: &[(&str, i64)]) -> Agent {
+        (id, slots(amounts), Favour::Usual)
     }
 
-    fn chosen(candidates: &[Candidate], requested: &[(&str, i64)]) -> Option<String> {
-        choose_agent(candidates, &slots(requested)).map(|candidate| candidate.id.to_string())
+    fn chosen(agents: &[Agent], requested: &[(&str, i64)]) -> Option<&'static str> {
+        let candidates: Vec<_> = agents
+            .iter()
+            .enumerate()
+            .map(|(index, (_, remaining, favour))| Candidate {
+                index,
+                remaining,
+                favour: *favour,
+            })
+            .collect();
+        choose_agent(&candidates, &slots(requested)).map(|candidate| agents[candidate.index].0)
     }
 
     #[test]
@@ -100,12 +106,12 @@ mod tests {
             candidate("a", &[("cpu", 2), ("mem", 4)]),
             candidate("b", &[("cpu", 3), ("mem", 4)]),
         ];
-        assert_eq!(chosen(&agents, &[("cpu", 1)]).as_deref(), Some("b"));
+        assert_eq!(chosen(&agents, &[("cpu", 1)]), Some("b"));
         let agents = [
             candidate("a", &[("cpu", 2), ("mem", 4)]),
             candidate("b", &[("cpu", 1), ("mem", 9)]),
         ];
-        assert_eq!(chosen(&agents, &[("cpu", 1)]).as_deref(), Some("a"));
+        assert_eq!(chosen(&agents, &[("cpu", 1)]), Some("a"));
     }
 
     #[test]
@@ -115,29 +121,23 @@ mod tests {
             candidate("gpu", &[("cpu", 1), ("cuda.device", 1)]),
         ];
         assert_eq!(
-            chosen(&agents, &[("cpu", 1), ("cuda.device", 0)]).as_deref(),
+            chosen(&agents, &[("cpu", 1), ("cuda.device", 0)]),
             Some("cpu-only")
         );
-        assert_eq!(
-            chosen(&agents, &[("cpu", 1), ("cuda.device", 1)]).as_deref(),
-            Some("gpu")
-        );
+        assert_eq!(chosen(&agents, &[("cpu", 1), ("cuda.device", 1)]), Some("gpu"));
         assert_eq!(chosen(&agents, &[("cpu", 3)]), None);
     }
 
     #[test]
     fn quarantined_and_doubtful_agents_come_last() {
-        let of = |favour, id: &str, amounts: &[(&str, i64)]| Candidate {
-            favour,
-            ..candidate(id, amounts)
-        };
+        let of = |favour, id, amounts: &[(&str, i64)]| (id, slots(amounts), favour);
         let agents = [
             of(Favour::Quarantined, "failing", &[("cpu", 8)]),
             of(Favour::Doubtful, "own-images", &[("cpu", 6)]),
             of(Favour::Usual, "usual", &[("cpu", 2)]),
         ];
         for (cpu, expected) in [(1, "usual"), (4, "own-images"), (8, "failing")] {
-            assert_eq!(chosen(&agents, &[("cpu", cpu)]).as_deref(), Some(expected));
+            assert_eq!(chosen(&agents, &[("cpu", cpu)]), Some(expected));
         }
         assert_eq!(chosen(&agents, &[("cpu", 9)]), None);
     }

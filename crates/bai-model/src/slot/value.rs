@@ -205,6 +205,16 @@ impl SlotValue {
         }
     }
 
+    /// So many times as much; infinite if it is out of range.
+    pub fn times(self, count: i64) -> Self {
+        let Self::Finite(amount) = self else { return self };
+        match amount.checked_mul(Decimal::from(count)) {
+            Some(product) => Self::Finite(product),
+            None if amount.is_sign_negative() => Self::NegativeInfinity,
+            None => Self::Infinity,
+        }
+    }
+
     /// The difference; infinite if it is out of range. Infinity stays infinite whatever is taken from it.
     pub fn minus(self, other: Self) -> Self {
         match (self, other) {

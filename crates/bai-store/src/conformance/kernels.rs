@@ -461,3 +461,18 @@ pub async fn agents_join_change_and_return(store: Store) {
         AgentChange::Unchanged
     );
 }
+
+/// The count grows with each end of all sessions, and only where that was committed.
+pub async fn endings_are_counted(store: Store) {
+    for counted in 0..3 {
+        assert_eq!(store.reader().session_endings().await.expect("a count"), counted);
+        let mut tx = begin(&store).await;
+        tx.count_session_ending().await.expect("a count");
+        assert_eq!(tx.session_endings().await.expect("a count"), counted + 1);
+        drop(tx);
+        let mut tx = begin(&store).await;
+        tx.lock_placement().await.expect("the lock");
+        tx.count_session_ending().await.expect("a count");
+        tx.commit().await.expect("a commit");
+    }
+}

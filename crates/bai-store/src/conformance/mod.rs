@@ -51,7 +51,7 @@ macro_rules! store_conformance {
             long_texts_are_refused, folders_are_accessible_in_three_ways, fixtures_load_twice,
             unusable_fixtures_are_refused, presets_and_policies_are_kept, units_of_work_roll_back,
             kernels_live_and_end, transitions_are_guarded, sessions_hide_without_their_agent, names_are_held_once,
-            racing_writers_make_one_session, racing_terminations_release_once, kernels_are_listed_by_state,
+            racing_writers_make_one_session, racing_terminations_release_once, kernels_are_listed_by_state, endings_are_counted,
             agents_join_change_and_return, sums_are_over_live_kernels, counters_follow_random_operations,
             recalculation_repairs, agents_join_once, the_last_place_is_taken_once, sums_wait_for_each_other, usage_is_counted_by_several, counting_and_ending_keep_one_order,
             sessions_are_counted_by_several, counters_follow_racing_operations,

@@ -4,6 +4,7 @@
 
 mod agents;
 mod faults;
+mod freeze;
 mod load;
 mod processes;
 mod site;

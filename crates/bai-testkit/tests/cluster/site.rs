@@ -136,7 +136,11 @@ pub async fn attach(
 
 /// An operation of the cast's ordinary user, verified as a request is.
 pub async fn op(manager: &Manager) -> bai_core::Result<Op> {
-    let key: AccessKey = Role::User.keypair().unwrap().0.into();
+    op_of(manager, Role::User).await
+}
+
+pub async fn op_of(manager: &Manager, role: Role) -> bai_core::Result<Op> {
+    let key: AccessKey = role.keypair().unwrap().0.into();
     let credential = manager.credential(&key).await?.unwrap();
     Ok(Op {
         request_id: "test".to_owned(),

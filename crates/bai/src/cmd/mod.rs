@@ -13,6 +13,7 @@ pub mod images;
 pub mod keys;
 pub mod run;
 pub mod schema;
+pub mod simulate_agents;
 pub mod up;
 pub mod watcher;
 

@@ -81,11 +81,23 @@ impl Manager {
         let event_listen_addr = section.or("event-listen-addr", bai::local(5002), host_port);
         let heartbeat_timeout = section.or("heartbeat-timeout", 5.0, seconds(1.0));
         let secret = section.filled("secret", value::secret);
+        if secret.is_some() {
+            section.note_unused(
+                "secret",
+                "it signs download tokens of folders, which are not served yet",
+            );
+        }
         let ssl_enabled = section.or("ssl-enabled", false, boolean);
         let pid_file = section
             .filled("pid-file", path)
             .filter(|path| path != Path::new("/dev/null"));
         let disabled_plugins = section.or("disabled-plugins", Vec::new(), list(text));
+        if !disabled_plugins.is_empty() {
+            section.note_unused(
+                "disabled-plugins",
+                "there are no plug-ins here that could be disabled",
+            );
+        }
         section.ignored(&["id"]);
         let (ssl_cert, ssl_privkey) = tls_files(&mut section, ssl_enabled);
         section.end();

@@ -172,6 +172,12 @@ impl Section<'_, '_> {
         self.known.extend(keys);
     }
 
+    /// Set, checked, and without any effect so far.
+    pub fn note_unused(&mut self, key: &str, why: &str) {
+        let text = format!("{}.{key} has no effect: {why}", self.name);
+        self.problems.note(text);
+    }
+
     pub fn wrong(&mut self, key: &str, text: impl Into<String>) {
         self.problems.report(&format!("{}.{key}", self.name), text);
     }

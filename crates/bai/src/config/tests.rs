@@ -272,6 +272,25 @@ fn unknown_keys_are_legal_and_noted() {
 }
 
 #[test]
+fn settings_without_effect_are_noted() {
+    let loaded = valid(
+        &format!("{LEAST}secret = 'sesame'\ndisabled-plugins = ['monitor']\n"),
+        &[],
+    );
+    assert_eq!(
+        loaded.notes,
+        [
+            "manager.secret has no effect: it signs download tokens of folders, which are not served yet",
+            "manager.disabled-plugins has no effect: there are no plug-ins here that could be disabled",
+        ]
+    );
+    assert_eq!(
+        valid(&format!("{LEAST}secret = ''\ndisabled-plugins = []\n"), &[]).notes,
+        Vec::<String>::new()
+    );
+}
+
+#[test]
 fn one_service_may_be_another_than_in_19_06() {
     let loaded = valid(
         "[etcd]\nnamespace = 'x'\n[manager]\n[bai]\ndatabase = 'sqlite:///var/bai.db'\nconfig-store = 'embedded:///var/c.db'\n\

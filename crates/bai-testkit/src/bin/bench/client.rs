@@ -25,7 +25,7 @@ impl Connection {
 
     pub async fn exchange(&mut self, request: &[u8]) -> Result<(u16, Vec<u8>)> {
         self.0.get_mut().write_all(request).await?;
-        let (mut status, mut length, mut line) = (0, 0, String::new());
+        let (mut status, mut length, mut is_chunked, mut line) = (0, 0, false, String::new());
         loop {
             line.clear();
             ensure!(
@@ -37,12 +37,25 @@ impl Connection {
                 status = rest.get(..3).unwrap_or_default().parse()?;
             } else if let Some(value) = text.strip_prefix("content-length:") {
                 length = value.trim().parse()?;
+            } else if text.starts_with("transfer-encoding:") {
+                is_chunked = true;
             } else if text.is_empty() {
                 break;
             }
         }
         let mut body = vec![0; length];
         self.0.read_exact(&mut body).await?;
+        while is_chunked {
+            line.clear();
+            self.0.read_line(&mut line).await?;
+            let length = usize::from_str_radix(line.trim_end(), 16)?;
+            let end = body.len();
+            // With the end of the line behind it.
+            body.resize(end + length + 2, 0);
+            self.0.read_exact(&mut body[end..]).await?;
+            body.truncate(end + length);
+            is_chunked = length > 0;
+        }
         Ok((status, body))
     }
 }

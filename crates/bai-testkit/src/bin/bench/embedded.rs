@@ -17,13 +17,13 @@ use crate::table::{Table, median, millis};
 const CONNECTIONS: usize = 8;
 /// Less than a keypair may send in a quarter of an hour.
 const LOAD: Duration = Duration::from_secs(1);
-const SESSIONS: usize = 15;
+pub const SESSIONS: usize = 15;
 
 /// Measures it and prints a table.
 pub async fn measure() -> Result<()> {
     let bare = bare_server().await?;
     let scratch = tempfile::tempdir()?;
-    let server = Server::start(scratch.path()).await?;
+    let server = Server::start(scratch.path(), &[], &[]).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let memory = server.memory()?;
 
@@ -58,25 +58,7 @@ async fn rate(address: SocketAddr, request: Vec<u8>) -> Result<f64> {
 /// Life of a session, for Python and for the shell, whose own start takes next to no time.
 async fn sessions(server: &Server, table: &mut Table) -> Result<()> {
     for (image, code) in [("python", "print(1)"), ("shell", "echo 1")] {
-        let (mut first, mut second, mut destroyed) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 0..SESSIONS {
-            let name = format!("bench-{image}-{number}");
-            let begun = Instant::now();
-            let wanted = json!({ "lang": image, "clientSessionToken": name });
-            let (status, body) = server.call("POST", "/kernel/create", &wanted).await?;
-            ensure!(status == 201, "no {image} session: {status} {body}");
-            execute(server, &name, code).await?;
-            first.push(begun.elapsed());
-            let begun = Instant::now();
-            execute(server, &name, code).await?;
-            second.push(begun.elapsed());
-            let begun = Instant::now();
-            let (status, body) = server
-                .call("DELETE", &format!("/kernel/{name}"), &Value::Null)
-                .await?;
-            ensure!(status == 200, "{image} session not destroyed: {status} {body}");
-            destroyed.push(begun.elapsed());
-        }
+        let [first, second, destroyed] = lives(server, image, code).await?;
         let targets = if image == "python" {
             ["150 ms", "5 ms", ""]
         } else {
@@ -84,24 +66,40 @@ async fn sessions(server: &Server, table: &mut Table) -> Result<()> {
         };
         table.row(
             &format!("{image}: create to first output"),
-            &millis(median(first)),
+            &millis(first),
             targets[0],
         );
-        table.row(
-            &format!("{image}: second execute"),
-            &millis(median(second)),
-            targets[1],
-        );
-        table.row(
-            &format!("{image}: destroy"),
-            &millis(median(destroyed)),
-            targets[2],
-        );
+        table.row(&format!("{image}: second execute"), &millis(second), targets[1]);
+        table.row(&format!("{image}: destroy"), &millis(destroyed), targets[2]);
     }
     let begun = Instant::now();
     ensure!(Command::new("python3").args(["-c", "pass"]).status()?.success());
     table.row("python3 -c pass, for comparison", &millis(begun.elapsed()), "");
     Ok(())
+}
+
+/// Medians of some lives of a session, one after the other: from its creation to its first output, a second run, its end.
+pub async fn lives(server: &Server, image: &str, code: &str) -> Result<[Duration; 3]> {
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for number in 0..SESSIONS {
+        let name = format!("bench-{number}");
+        let begun = Instant::now();
+        let wanted = json!({ "lang": image, "clientSessionToken": name });
+        let (status, body) = server.call("POST", "/kernel/create", &wanted).await?;
+        ensure!(status == 201, "no {image} session: {status} {body}");
+        execute(server, &name, code).await?;
+        times[0].push(begun.elapsed());
+        let begun = Instant::now();
+        execute(server, &name, code).await?;
+        times[1].push(begun.elapsed());
+        let begun = Instant::now();
+        let (status, body) = server
+            .call("DELETE", &format!("/kernel/{name}"), &Value::Null)
+            .await?;
+        ensure!(status == 200, "{image} session not destroyed: {status} {body}");
+        times[2].push(begun.elapsed());
+    }
+    Ok(times.map(median))
 }
 
 /// Runs code to its end; fails unless it printed `1`.
@@ -136,7 +134,7 @@ async fn bare_server() -> Result<SocketAddr> {
 }
 
 /// `bai up` with a new data directory, ended when dropped.
-struct Server {
+pub struct Server {
     process: Child,
     address: SocketAddr,
     keypair: Keypair,
@@ -144,7 +142,8 @@ struct Server {
 }
 
 impl Server {
-    async fn start(scratch: &Path) -> Result<Self> {
+    /// With further arguments and variables of the environment.
+    pub async fn start(scratch: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let bai = beside_this("bai")?;
         let data = scratch.join("data");
         // A free port, so that the first answer can be asked for before anything says where it will be.
@@ -153,6 +152,7 @@ impl Server {
         let up = |data: &Path| {
             let mut up = Command::new(&bai);
             up.args(["up", "--listen", &listen, "--data-dir"]).arg(data);
+            up.args(arguments).envs(environment.iter().copied());
             up.stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())

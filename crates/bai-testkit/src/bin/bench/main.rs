@@ -1,11 +1,14 @@
 //! Measures the executable beside this one (`cargo xtask bench`): [`embedded`] alone and beside a bare axum server,
-//! [`cluster`] beside the original manager on the same services.
+//! [`cluster`] beside the original manager on the same services, [`agents`] with a thousand of them, [`docker`] beside the
+//! engine itself.
 //!
 //! All get the same load from the same client: connections that each send one prepared request after the other. Ratios
 //! within a run say something; the absolute numbers say as much about the machine and its load.
 
+mod agents;
 mod client;
 mod cluster;
+mod docker;
 mod embedded;
 mod table;
 
@@ -21,11 +24,15 @@ async fn main() -> Result<()> {
     match names[..] {
         [] => {
             embedded::measure().await?;
-            cluster::measure().await
+            cluster::measure().await?;
+            agents::measure().await?;
+            docker::measure().await
         }
+        ["agents"] => agents::measure().await,
+        ["docker"] => docker::measure().await,
         ["embedded"] => embedded::measure().await,
         ["cluster"] => cluster::measure().await,
-        _ => bail!("what is to be measured: nothing for everything, or embedded, or cluster"),
+        _ => bail!("what is to be measured: nothing for everything, or embedded, cluster, agents or docker"),
     }
 }
 

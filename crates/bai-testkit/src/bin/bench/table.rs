@@ -40,40 +40,44 @@ impl Table {
         let mut out = io::stdout().lock();
         writeln!(
             out,
-            "{:<36} {:>12} {:>10} {:>10}",
+            "{:<46} {:>12} {:>10} {:>10}",
             "median of a run", "measured", "of bare", "target"
         )?;
         for [what, measured, ratio, target] in &self.0 {
-            writeln!(out, "{what:<36} {measured:>12} {ratio:>10} {target:>10}")?;
+            writeln!(out, "{what:<46} {measured:>12} {ratio:>10} {target:>10}")?;
         }
         Ok(())
     }
 }
+
+/// How many times the original's rate ours shall have.
+const RATE_TARGET: f64 = 20.0;
+/// And how many times its p99 fits into the original's.
+const P99_TARGET: u32 = 10;
 
 /// Ours beside the original: the same requests, the same services, one after the other.
 #[derive(Default)]
 pub struct Comparison(Vec<[String; 6]>);
 
 impl Comparison {
-    /// `None` for who does not serve it.
-    pub fn row(&mut self, what: &str, ours: Option<Measured>, its: Option<Measured>) {
-        let rate = |of: Option<Measured>| of.map_or("-".to_owned(), |of| format!("{:.0}/s", of.rate));
-        let times = |of: Option<Measured>| {
-            of.map_or("-".to_owned(), |of| {
-                format!("{} {}", short(of.p50), short(of.p99))
-            })
-        };
-        let ratio = match (ours, its) {
-            (Some(ours), Some(its)) => format!("{:.0} x", ours.rate / its.rate),
-            _ => "-".to_owned(),
-        };
+    /// `its` is nothing where the original fails to answer.
+    pub fn row(&mut self, what: &str, ours: Measured, its: Option<Measured>) {
+        let rate = |of: Measured| format!("{:.0}/s", of.rate);
+        let times = |of: Measured| format!("{} {}", short(of.p50), short(of.p99));
+        let missed = |is_missed: bool| if is_missed { "!" } else { "" };
+        let ratio = its.map(|its| {
+            let ratio = ours.rate / its.rate;
+            format!("{}{ratio:.0} x", missed(ratio < RATE_TARGET))
+        });
+        let is_late = its.is_some_and(|its| ours.p99 * P99_TARGET > its.p99);
+        let none = || "fails".to_owned();
         self.0.push([
             what.to_owned(),
             rate(ours),
-            rate(its),
-            ratio,
-            times(ours),
-            times(its),
+            its.map_or_else(none, rate),
+            ratio.unwrap_or_default(),
+            format!("{}{}", missed(is_late), times(ours)),
+            its.map_or_else(none, times),
         ]);
     }
 
@@ -90,7 +94,10 @@ impl Comparison {
                 "{what:<44} {ours:>10} {its:>10} {ratio:>7} {our_times:>17} {its_times:>17}"
             )?;
         }
-        writeln!(out, "targets: 20 x its rate, p99 below a tenth of its")?;
+        writeln!(
+            out,
+            "targets: {RATE_TARGET} x its rate, p99 below 1/{P99_TARGET} of its; ! where that is missed"
+        )?;
         Ok(())
     }
 }

@@ -1,0 +1,324 @@
+//! A manager with a thousand agents on PostgreSQL, etcd and Redis: what their heartbeats cost it, how fast it places
+//! sessions, and how long one takes.
+//!
+//! The agents are `bai simulate-agents`: they speak ZeroMQ, answer at once and run nothing, so that what is measured is the
+//! manager with its services, all on this machine.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bai_testkit::cast::{self, Role};
+use bai_testkit::services::{Etcd, Missing, Postgres, Redis};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::beside_this;
+use crate::client::{Connection, Keypair};
+use crate::table::{Table, median, millis};
+
+const AGENTS: usize = 1000;
+/// Sessions that have ended before.
+const ENDED: u32 = 50_000;
+const IMAGE: &str = "index.docker.io/lablup/lua:5.3-alpine3.8";
+const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+/// How long heartbeats are watched, and how long sessions are made as fast as that goes.
+const WATCHED: Duration = Duration::from_secs(15);
+const CROWD: Duration = Duration::from_secs(10);
+/// Requesters at the same time.
+const REQUESTERS: usize = 128;
+/// Sessions that are made one after the other.
+const SINGLE: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measures it and prints a table; says why when that cannot be.
+pub async fn measure() -> Result<()> {
+    let site = match Site::start() {
+        Ok(site) => site?,
+        Err(missing) => {
+            return crate::say(&format!("SKIPPED: a thousand agents, because {missing}"));
+        }
+    };
+    let mut table = Table::default();
+    let manager = site.start_manager().await?;
+    let begun = Instant::now();
+    let _agents = site.start_agents()?;
+    site.until_alive().await?;
+    table.row(
+        &format!("{AGENTS} agents registered after"),
+        &millis(begun.elapsed()),
+        "",
+    );
+
+    // What registering them has left to do.
+    sleep(Duration::from_secs(5)).await;
+    let load = manager.load_during(sleep(WATCHED)).await?;
+    table.row("heartbeats, of one core", &percent(load), "15 %");
+
+    let (access_key, secret_key) = Role::User.keypair().context("a keypair")?;
+    let requester = Requester {
+        address: site.address,
+        keypair: Keypair {
+            access_key: access_key.to_owned(),
+            secret_key: secret_key.to_owned(),
+        },
+    };
+    let mut single = requester.create(0..SINGLE, None).await?;
+    single.sort();
+    let p99 = single.get(single.len() * 99 / 100).copied().unwrap_or_default();
+    table.row("one session at a time, p99", &millis(p99), "15 ms");
+    table.row("one session at a time, median", &millis(median(single)), "3 ms");
+
+    let mut crowd = JoinSet::new();
+    let begun = Instant::now();
+    let mut made = Vec::new();
+    let load = manager
+        .load_during(async {
+            for number in 1..=REQUESTERS {
+                let requester = requester.clone();
+                crowd.spawn(async move {
+                    let numbers = number * 1_000_000..(number + 1) * 1_000_000;
+                    requester.create(numbers, Some(begun + CROWD)).await
+                });
+            }
+            made = crowd.join_all().await;
+        })
+        .await?;
+    let made: Vec<Vec<Duration>> = made.into_iter().collect::<Result<_>>()?;
+    let made = made.concat();
+    let rate = made.len() as f64 / begun.elapsed().as_secs_f64();
+    table.row(
+        &format!("sessions placed and started, {REQUESTERS} at a time"),
+        &format!("{rate:.0}/s"),
+        "2000/s",
+    );
+    table.row("their median", &millis(median(made)), "");
+    table.row("the manager meanwhile, of one core", &percent(load), "");
+    table.print()
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.0} %", part * 100.0)
+}
+
+/// Who asks for sessions.
+#[derive(Clone)]
+struct Requester {
+    address: SocketAddr,
+    keypair: Keypair,
+}
+
+impl Requester {
+    /// Makes sessions one after the other, and says how long each took.
+    async fn create(&self, numbers: std::ops::Range<usize>, until: Option<Instant>) -> Result<Vec<Duration>> {
+        let mut connection = Connection::open(self.address).await?;
+        let mut times = Vec::new();
+        for number in numbers {
+            let wanted = json!({
+                "lang": IMAGE, "clientSessionToken": format!("bench-{number}"),
+                "config": { "resources": { "cpu": "1", "mem": "64m" } },
+            });
+            let request = self
+                .keypair
+                .request(self.address, "POST", "/kernel/create", &wanted)?;
+            let begun = Instant::now();
+            let (status, body) = connection.exchange(&request).await?;
+            ensure!(
+                status == 201,
+                "no session: {status} {}",
+                String::from_utf8_lossy(&body)
+            );
+            times.push(begun.elapsed());
+            if until.is_some_and(|until| Instant::now() > until) {
+                break;
+            }
+        }
+        Ok(times)
+    }
+}
+
+/// Services, and a `manager.toml` for them.
+struct Site {
+    postgres: Postgres,
+    etcd: Etcd,
+    redis: Redis,
+    folder: TempDir,
+    bai: PathBuf,
+    address: SocketAddr,
+    events: SocketAddr,
+}
+
+impl Site {
+    fn start() -> Result<Result<Self>, Missing> {
+        let (postgres, etcd, redis) = (Postgres::start()?, Etcd::start()?, Redis::start()?);
+        Ok(Self::fill(postgres, etcd, redis))
+    }
+
+    fn fill(postgres: Postgres, etcd: Etcd, redis: Redis) -> Result<Self> {
+        let free = || TcpListener::bind("127.0.0.1:0")?.local_addr();
+        let site = Self {
+            postgres,
+            etcd,
+            redis,
+            folder: TempDir::with_prefix("bai-bench-")?,
+            bai: beside_this("bai")?,
+            address: free()?,
+            events: free()?,
+        };
+        let (database, etcd) = (site.postgres.uri("postgres"), site.etcd.address());
+        let config = format!(
+            "[etcd]\nnamespace = 'bench'\naddr = '{etcd}'\n[bai]\ndatabase = '{database}'\n[manager]\nservice-addr = \
+             '{}'\nevent-listen-addr = '{}'\n[logging]\nlevel = 'WARNING'\n",
+            site.address, site.events,
+        );
+        fs::write(site.config(), config)?;
+        site.command(&["schema", "oneshot"])?;
+        let mut fixture = cast::fixture();
+        fixture["keypair_resource_policies"][0]["max_concurrent_sessions"] = json!(1_000_000);
+        for keypair in fixture["keypairs"].as_array_mut().into_iter().flatten() {
+            keypair["rate_limit"] = json!(1_000_000_000);
+        }
+        site.put("fixture.json", &fixture, &["fixture", "populate"])?;
+        site.command(&["etcd", "put", "config/redis/addr", &site.redis.address()])?;
+        site.command(&[
+            "etcd",
+            "put",
+            "config/docker/registry/index.docker.io",
+            "https://registry-1.docker.io",
+        ])?;
+        let image = "images/index.docker.io/lablup%2Flua/5.3-alpine3.8";
+        for (key, value) in [
+            ("", DIGEST),
+            ("/resource/cpu/min", "1"),
+            ("/resource/mem/min", "64m"),
+        ] {
+            site.command(&["etcd", "put", &format!("{image}{key}"), value])?;
+        }
+        site.past()?;
+        Ok(site)
+    }
+
+    /// Sessions that ended long ago.
+    fn past(&self) -> Result<()> {
+        let (access_key, _) = Role::User.keypair().context("a keypair")?;
+        let sql = format!(
+            "INSERT INTO kernels (id, sess_id, role, agent_addr, domain_name, group_id, user_uuid, access_key, image, registry, \
+             occupied_slots, occupied_shares, repl_in_port, repl_out_port, stdin_port, stdout_port, created_at, terminated_at, \
+             status, num_queries) \
+             SELECT uuid_generate_v4(), 'past-' || n, 'master', 'tcp://127.0.0.1:1', 'default', m.group_id, u.uuid, \
+             k.access_key, '{IMAGE}', 'index.docker.io', '{{\"cpu\": \"1\", \"mem\": \"67108864\"}}', '{{}}', 0, 0, 0, 0, \
+             now() - interval '2 days', now() - interval '1 day', 'TERMINATED', 0 \
+             FROM generate_series(1, {ENDED}) n, users u JOIN keypairs k ON k.\"user\" = u.uuid \
+             AND k.access_key = '{access_key}' JOIN association_groups_users m ON m.user_id = u.uuid"
+        );
+        self.postgres.psql("postgres", &sql)?;
+        self.postgres.psql("postgres", "VACUUM ANALYZE")?;
+        Ok(())
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("manager.toml")
+    }
+
+    fn command(&self, words: &[&str]) -> Result<()> {
+        let output = Command::new(&self.bai)
+            .args(words)
+            .arg("--config")
+            .arg(self.config())
+            .output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "bai {words:?}: {error}");
+        Ok(())
+    }
+
+    fn put(&self, name: &str, content: &Value, words: &[&str]) -> Result<()> {
+        let file = self.folder.path().join(name);
+        fs::write(&file, content.to_string())?;
+        let file = file.display().to_string();
+        self.command(&[words, &[&file]].concat())
+    }
+
+    async fn start_manager(&self) -> Result<Process> {
+        let config = self.config().display().to_string();
+        let manager = Process::start(&self.bai, &["gateway", "--config", &config])?;
+        let listens = async {
+            while Connection::open(self.address).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, listens)
+            .await
+            .context("the manager does not start")?;
+        Ok(manager)
+    }
+
+    fn start_agents(&self) -> Result<Process> {
+        let (count, events) = (AGENTS.to_string(), self.events.to_string());
+        let image = format!("{IMAGE}={DIGEST}");
+        let words = [
+            "simulate-agents",
+            "--count",
+            &count,
+            "--manager",
+            &events,
+            "--image",
+            &image,
+        ];
+        Process::start(&self.bai, &words)
+    }
+
+    async fn until_alive(&self) -> Result<()> {
+        let alive = "SELECT count(*) FROM agents WHERE status = 'ALIVE'";
+        let all = async {
+            while self.postgres.psql("postgres", alive)?.trim() != AGENTS.to_string() {
+                sleep(Duration::from_millis(100)).await;
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, all).await.context("not all agents are alive")?
+    }
+}
+
+/// A process of ours, ended when dropped.
+struct Process(Child);
+
+impl Process {
+    fn start(program: &PathBuf, words: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Self(command.spawn()?))
+    }
+
+    /// How much of one core it takes while something goes on.
+    async fn load_during(&self, work: impl Future<Output = ()>) -> Result<f64> {
+        let (before, begun) = (self.cpu_time()?, Instant::now());
+        work.await;
+        let used = self.cpu_time()?.saturating_sub(before);
+        Ok(used.as_secs_f64() / begun.elapsed().as_secs_f64())
+    }
+
+    /// In user and system mode.
+    fn cpu_time(&self) -> Result<Duration> {
+        // What is before the last parenthesis may contain anything.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let (_, fields) = stat.rsplit_once(')').context("a stat")?;
+        let ticks = |field: usize| -> Result<u64> {
+            let field = fields.split_whitespace().nth(field).context("a field")?;
+            Ok(field.parse()?)
+        };
+        // A tick is ten milliseconds wherever Linux runs.
+        Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        _ = self.0.wait();
+    }
+}
