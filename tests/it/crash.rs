@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::server::{Up, command, processes_of};
+use crate::server::{Home, Up, processes_of};
 
 /// How often the server is killed. `BAI_CRASH_ROUNDS` asks for more than the test suite has time for.
 const ROUNDS: u64 = 6;
@@ -124,7 +124,7 @@ async fn answer(
 }
 
 /// Runs a command in a session; what it printed, a refusal, or `None` when the server went away.
-async fn says(client: &Client, session: &str, number: u64) -> Option<Result<String, String>> {
+pub async fn says(client: &Client, session: &str, number: u64) -> Option<Result<String, String>> {
     let path = format!("/kernel/{session}");
     let run_id = format!("run-{number}");
     let mut wanted = json!({ "mode": "query", "code": format!("echo {number}"), "runId": run_id });
@@ -183,10 +183,7 @@ fn sandboxes(folder: &Path) -> BTreeSet<String> {
 
 /// What must hold whenever the server has settled.
 async fn check(up: &Up, clients: &Clients, round: u64) {
-    let database = up.home.path().join("data/bai.db");
-    let store = Store::open(&format!("sqlite://{}", database.display()))
-        .await
-        .unwrap();
+    let store = Store::open(&up.home.database()).await.unwrap();
     let reader = store.reader();
     settled(&reader).await;
     let client = client(up);
@@ -290,26 +287,17 @@ async fn a_server_that_is_killed_again_and_again_loses_and_leaks_nothing() {
 
 #[test]
 fn a_first_start_that_is_killed_is_made_up_for_by_the_next() {
-    for file in [
-        "lock",
-        "bin",
-        "bai.db",
-        "config.db",
-        "credentials.json",
-        "scratch",
-        "endpoint",
-    ] {
-        let home = tempfile::tempdir().unwrap();
-        let data_dir = home.path().join("data");
-        let mut child = command(&home)
-            .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(&data_dir)
+    let traces = Home::new().traces();
+    for trace in traces {
+        let home = Home::new();
+        let mut child = home
+            .server()
             .stderr(fs::File::create(home.path().join("log")).unwrap())
             .spawn()
             .unwrap();
         let deadline = Instant::now() + SETTLE;
-        while !data_dir.join(file).exists() {
-            assert!(Instant::now() < deadline, "{file} does not appear");
+        while !home.has(trace) {
+            assert!(Instant::now() < deadline, "{trace} does not appear");
             std::thread::yield_now();
         }
         child.kill().unwrap();
@@ -318,7 +306,7 @@ fn a_first_start_that_is_killed_is_made_up_for_by_the_next() {
         let output = up.run(&["--rm", "shell", "-c", "echo works"]);
         assert_eq!(
             output.stdout, b"works\n",
-            "killed when {file} appeared: {output:?}"
+            "killed when {trace} appeared: {output:?}"
         );
     }
 }

@@ -1,10 +1,16 @@
-//! The executable as a process: how tests start it, `bai up` on a folder of its own, and what it leaves.
+//! The executable as a process: how tests start it, a server on a folder of its own, and what it leaves.
+//!
+//! The server is `bai up`, and on the cluster profile (`BAI_TEST_PROFILE`, [`Profile`]) `bai gateway` on PostgreSQL, etcd
+//! and Redis, with sessions on this host.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
+use bai_testkit::profile::{Profile, Servers};
+use bai_testkit::services::postgres::PASSWORD;
 use tempfile::TempDir;
 
 /// The executable beside this test's, built by `cargo xtask test`.
@@ -20,16 +26,14 @@ pub fn bai() -> PathBuf {
 }
 
 /// A command with folders of its own and no endpoint.
-pub fn command(home: &TempDir) -> Command {
+pub fn command(home: &Path) -> Command {
     let mut command = Command::new(bai());
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     // The real home: tools such as rustup look for their settings there.
     command.env("HOME", std::env::var_os("HOME").unwrap_or_default());
-    command
-        .env("XDG_DATA_HOME", home.path())
-        .env("TMPDIR", home.path());
+    command.env("XDG_DATA_HOME", home).env("TMPDIR", home);
     command
 }
 
@@ -49,26 +53,140 @@ pub fn processes_of(folder: &Path) -> Vec<String> {
     lines.filter(|line| line.contains(folder)).collect()
 }
 
-/// A running `bai up`, killed when the test ends.
+/// What outlives a server: its folder and, on the cluster profile, the services that it shares with others like it.
+#[derive(Debug)]
+pub struct Home {
+    folder: TempDir,
+    servers: Option<Servers>,
+}
+
+impl Home {
+    /// A new one, with services that nobody has used.
+    pub fn new() -> Self {
+        let home = Self {
+            folder: tempfile::tempdir().unwrap(),
+            servers: (Profile::chosen() == Profile::Cluster).then(Servers::start),
+        };
+        if let Some(servers) = &home.servers {
+            fs::write(home.config(), home.manager_toml(servers)).unwrap();
+            let redis = servers.redis.address();
+            let mut put = command(home.path());
+            put.args(["etcd", "put", "config/redis/addr", &redis, "--config"])
+                .arg(home.config());
+            stdout(&put.output().unwrap());
+        }
+        home
+    }
+
+    fn manager_toml(&self, servers: &Servers) -> String {
+        let Servers {
+            database,
+            etcd,
+            namespace,
+            ..
+        } = servers;
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        format!(
+            "[etcd]\nnamespace = '{namespace}'\naddr = '{}'\n[db]\naddr = '{}'\nname = '{}'\nuser = 'postgres'\n\
+             password = '{PASSWORD}'\n[manager]\nservice-addr = '127.0.0.1:{port}'\n[bai]\nlocal-agent = true\n\
+             data-dir = '{}'\n",
+            etcd.address(),
+            database.address(),
+            database.name(),
+            self.data_dir().display()
+        )
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the server keeps what is its own.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.path().join("manager.toml")
+    }
+
+    /// The address of the server's database.
+    pub fn database(&self) -> String {
+        match &self.servers {
+            None => format!("sqlite://{}", self.data_dir().join("bai.db").display()),
+            Some(servers) => servers.database.uri(),
+        }
+    }
+
+    /// The command that starts a server here.
+    pub fn server(&self) -> Command {
+        let mut server = command(self.path());
+        match &self.servers {
+            None => server
+                .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+                .arg(self.data_dir()),
+            Some(_) => server.args(["gateway", "--config"]).arg(self.config()),
+        };
+        server
+    }
+
+    /// What a first start leaves, in some order: files in its folder, and tables or indexes in a database of its own.
+    pub fn traces(&self) -> &'static [&'static str] {
+        match &self.servers {
+            None => &[
+                "lock",
+                "bin",
+                "bai.db",
+                "config.db",
+                "credentials.json",
+                "scratch",
+                "endpoint",
+            ],
+            Some(_) => &[
+                "lock",
+                "kernels",
+                "bai_ix_vfolders_user",
+                "credentials.json",
+                "bin",
+                "scratch",
+                "endpoint",
+            ],
+        }
+    }
+
+    /// Whether a server has left this so far.
+    pub fn has(&self, trace: &str) -> bool {
+        let in_database = |servers: &Servers| {
+            let sql = format!("SELECT count(*) FROM pg_class WHERE relname = '{trace}'");
+            servers.database.psql(&sql) != "0"
+        };
+        self.data_dir().join(trace).exists() || self.servers.as_ref().is_some_and(in_database)
+    }
+}
+
+/// A running server, killed when the test ends.
 pub struct Up {
     child: Child,
-    pub home: TempDir,
+    pub home: Home,
     pub settings: Vec<(String, String)>,
 }
 
 impl Up {
     /// On a new folder.
     pub fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap())
+        Self::start_in(Home::new())
     }
 
-    /// On a folder that has a history, with any free port.
-    pub fn start_in(home: TempDir) -> Self {
-        let data_dir = home.path().join("data");
-        _ = fs::remove_file(data_dir.join("endpoint"));
-        let child = command(&home)
-            .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(&data_dir)
+    /// On a folder that has a history.
+    pub fn start_in(home: Home) -> Self {
+        let endpoint = home.data_dir().join("endpoint");
+        _ = fs::remove_file(&endpoint);
+        let child = home
+            .server()
             .stderr(fs::File::create(home.path().join("log")).unwrap())
             .spawn()
             .unwrap();
@@ -77,10 +195,10 @@ impl Up {
             home,
             settings: Vec::new(),
         };
-        up.wait_for("the endpoint", |_| data_dir.join("endpoint").exists());
-        let env = command(&up.home)
+        up.wait_for("the endpoint", |_| endpoint.exists());
+        let env = command(up.home.path())
             .args(["env", "--user", "--data-dir"])
-            .arg(&data_dir)
+            .arg(up.home.data_dir())
             .output()
             .unwrap();
         let settings = stdout(&env);
@@ -107,7 +225,7 @@ impl Up {
 
     /// `bai run` with the settings of the server's ordinary user.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let mut run = command(&self.home);
+        let mut run = command(self.home.path());
         run.arg("run").args(arguments).envs(self.settings.clone());
         run.output().unwrap()
     }
@@ -119,7 +237,7 @@ impl Up {
     }
 
     /// Sends the signal, waits for the end and returns the folder.
-    pub fn stop(mut self, signal: &str) -> TempDir {
+    pub fn stop(mut self, signal: &str) -> Home {
         let killed = Command::new("kill")
             .args([signal, &self.child.id().to_string()])
             .status()
@@ -127,7 +245,11 @@ impl Up {
         assert!(killed.success());
         let status = self.child.wait().unwrap();
         assert!(signal == "-KILL" || status.success(), "{status}");
-        std::mem::replace(&mut self.home, tempfile::tempdir().unwrap())
+        let nobodys = Home {
+            folder: tempfile::tempdir().unwrap(),
+            servers: None,
+        };
+        std::mem::replace(&mut self.home, nobodys)
     }
 }
 
@@ -136,7 +258,10 @@ impl Drop for Up {
         _ = self.child.kill();
         _ = self.child.wait();
         for line in processes_of(self.home.path()) {
-            assert!(!line.contains("bai up"), "{line}");
+            assert!(
+                !line.contains("bai up") && !line.contains("bai gateway"),
+                "{line}"
+            );
         }
     }
 }

@@ -25,7 +25,7 @@ LIMIT = 2048
 # The keys of the original's published sample fixture, and of the accounts that the recording made.
 SECRETS = {"AKIAIOSFODNN7EXAMPLE": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 NOT_YET = re.compile(r"/(v\d/)?(admin|folders)")
-OTHER_MODULES = re.compile(r"/(v\d/)?(admin|folders|resource|config|manager|events)|.*/(pty|httpproxy|tcpproxy|events)")
+OTHER_MODULES = re.compile(r"/(v\d/)?(admin|folders|resource|config|manager|events)|.*/(httpproxy|tcpproxy|events)")
 
 
 def credential(headers):

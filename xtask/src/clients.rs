@@ -25,6 +25,17 @@ struct Client {
     pythons: &'static [u32],
 }
 
+impl Client {
+    fn requirements(&self) -> Requirements {
+        Requirements {
+            file: format!("tests/clients/requirements-{}.txt", self.version),
+            folder: format!("clients/{}", self.version),
+            pythons: self.pythons,
+            are_complete: false,
+        }
+    }
+}
+
 const CLIENTS: &[Client] = &[
     Client {
         version: "23.9.10",
@@ -39,17 +50,18 @@ const CLIENTS: &[Client] = &[
 /// How long a server may take to answer.
 const START: Duration = Duration::from_secs(30);
 
+/// Makes the environments of the clients, which tests of the workspace use too. Why one cannot be made is told by [`run`].
+pub fn install_missing() {
+    for client in CLIENTS {
+        _ = python::environment(&client.requirements());
+    }
+}
+
 /// Drives every client that this machine can run.
 pub fn run(tally: &mut Tally) -> Result<()> {
     for client in CLIENTS {
         let name = format!("backend.ai-client {}", client.version);
-        let requirements = Requirements {
-            file: format!("tests/clients/requirements-{}.txt", client.version),
-            folder: format!("clients/{}", client.version),
-            pythons: client.pythons,
-            are_complete: false,
-        };
-        match python::environment(&requirements) {
+        match python::environment(&client.requirements()) {
             Ok((python, folder)) => drive(client, &python, &folder, tally)?,
             Err(reason) => tally.skip(&name, &format!("{reason:#}")),
         }

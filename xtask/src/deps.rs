@@ -220,10 +220,15 @@ fn violations(members: &BTreeSet<String>, edges: &[Edge]) -> Vec<String> {
         } else if !is_dev && row.never.contains(&to.as_str()) {
             broken.push(format!("{from} must not use {to}: it belongs to another layer"));
         }
-        if from == "bai-runner" && to == "bai-proto" && (edge.default_features || edge.features != ["runner"])
-        {
+        let is_narrow = !edge.default_features
+            && edge
+                .features
+                .iter()
+                .all(|feature| ["runner", "zmtp"].contains(&feature.as_str()));
+        if from == "bai-runner" && to == "bai-proto" && !is_narrow {
             broken.push(
-                "bai-runner may use bai-proto only with the feature `runner` and no default features".into(),
+                "bai-runner may use bai-proto only with the features `runner` and `zmtp`, and no default ones"
+                    .into(),
             );
         }
     }
@@ -275,8 +280,10 @@ mod tests {
         assert_eq!(broken(edge("bai-runner", "bai-proto")), 1);
         let mut narrow = edge("bai-runner", "bai-proto");
         narrow.default_features = false;
-        narrow.features = vec!["runner".to_owned()];
-        assert_eq!(broken(narrow), 0);
+        narrow.features = vec!["runner".to_owned(), "zmtp".to_owned()];
+        assert_eq!(broken(narrow.clone()), 0);
+        narrow.features = vec!["zmq".to_owned()];
+        assert_eq!(broken(narrow), 1);
         assert_eq!(broken(edge("bai-runner", "bai-model")), 1);
     }
 

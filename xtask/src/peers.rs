@@ -1,6 +1,6 @@
 //! What tests talk with that is written in Python, from its package index: the original manager, run beside ours on the same
-//! databases (`bai_testkit::services::site`), and the ZeroMQ libraries of 19.06 agents and of today
-//! (`crates/bai-proto/tests/zmq/interop.rs`).
+//! databases (`bai_testkit::services::site`), the ZeroMQ libraries of 19.06 agents and of today
+//! (`crates/bai-proto/tests/zmq/interop.rs`), and the Jupyter kernels of both times (`crates/bai-runner/tests/sandbox/jupyter.rs`).
 
 use std::fs;
 
@@ -26,6 +26,8 @@ pub fn install_missing() {
         },
         interop("19.06", &[6, 7]),
         interop("current", &[11, 12, 10, 13, 9]),
+        interop("jupyter-19.06", &[6, 7]),
+        interop("jupyter", &[11, 12, 13, 10]),
     ];
     for peer in peers {
         if let Err(reason) = python::environment(&peer) {

@@ -20,8 +20,9 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("postgres", "/usr/lib/postgresql", "postgresql"),
     ("docker-registry", "", "docker-registry"),
     ("dockerd", "", "docker.io"),
-    // Makes the certificates of the others.
-    ("openssl", "", "openssl"),
+    // What images without glibc consist of.
+    ("busybox", "", "busybox-static"),
+    ("musl-gcc", "", "musl-tools"),
     // Compiles libFuzzer.
     ("c++", "", "g++"),
 ];

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: from a clean checkout to one closing line.
 //!
-//! Order: checks, build, the workspace's own tests, those of the API on the cluster profile, the real clients against a running server, then the fuzzers for a
+//! Order: checks, build, the workspace's own tests, those of both profiles on the cluster profile, the real clients against a running server, then the fuzzers for a
 //! short time. What this machine
 //! lacks is installed when that is possible, and otherwise reported as skipped with the reason. A failing step does not
 //! keep the later ones from running, except that nothing runs without a build.
@@ -41,6 +41,9 @@ pub fn run(args: &Args) -> Result<bool> {
         if sources {
             services::install_missing();
             peers::install_missing();
+            if !args.no_clients {
+                clients::install_missing();
+            }
             workspace(&mut tally)?;
             cluster(&mut tally)?;
         }
@@ -63,18 +66,26 @@ fn workspace(tally: &mut Tally) -> Result<()> {
     count(&mut tests, tally)
 }
 
-/// The tests of the API and the recordings once more, on PostgreSQL, etcd and Redis.
+/// The tests that know both profiles once more, on PostgreSQL, etcd and Redis: the API and the recordings in process, the
+/// executable as a server, and the same killed under load.
 fn cluster(tally: &mut Tally) -> Result<()> {
     let missing = services::missing(&["postgres", "etcd", "redis-server"]);
     if !missing.is_empty() {
         let why = format!("not installed: {}", missing.join(", "));
-        tally.skip("the API on PostgreSQL, etcd and Redis", &why);
+        tally.skip("the API and the executable on PostgreSQL, etcd and Redis", &why);
         return Ok(());
     }
     let mut tests = shell::cargo();
     tests.env("BAI_TEST_PROFILE", "cluster");
     tests.args(["test", "--package", "it", "--test", "it", "--no-fail-fast", "--"]);
-    tests.args(["api::", "coverage::", "recordings::", "--show-output"]);
+    tests.args([
+        "api::",
+        "coverage::",
+        "recordings::",
+        "blackbox::served::",
+        "crash::",
+    ]);
+    tests.arg("--show-output");
     count(&mut tests, tally)
 }
 

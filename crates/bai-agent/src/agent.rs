@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use bai_model::time::Clock;
 use bai_proto::agent::AgentError;
 use bai_proto::event::{AgentEvent, AgentImage};
 use bai_proto::sandbox::Refusal;
+use bai_proto::zmtp::AllowList;
 use tokio::sync::mpsc;
 
 use crate::heartbeat::{self, Identity};
@@ -38,8 +40,14 @@ pub struct AgentOptions {
     pub data_dir: PathBuf,
     /// A folder for each kernel; `scratch` in `data_dir` unless it is somewhere else.
     pub scratch_root: PathBuf,
-    /// Host ports for kernels. With the process runtime they are only numbers in the manager's records.
+    /// Host ports for kernels' services and terminals.
     pub port_range: RangeInclusive<u16>,
+    /// The address of this host on which those ports are opened.
+    pub listen: IpAddr,
+    /// By what name or address managers reach them; `None` leaves it to the manager, which takes the agent's own.
+    pub kernel_host: Option<String>,
+    /// Who may connect to them.
+    pub allow: AllowList,
     pub runtime: Arc<dyn Runtime>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
@@ -77,6 +85,9 @@ impl AgentOptions {
             identity: Identity::in_process(&id),
             id,
             port_range: 30000..=31000,
+            listen: Ipv4Addr::LOCALHOST.into(),
+            kernel_host: Some(Ipv4Addr::LOCALHOST.to_string()),
+            allow: AllowList::default(),
             runtime,
             clock,
             random,

@@ -20,8 +20,6 @@ pub struct Identity {
     /// Where its calls are taken.
     pub addr: String,
     pub region: String,
-    /// Where its kernels' ports are, if not where its calls are taken.
-    pub kernel_host: Option<String>,
 }
 
 impl Identity {
@@ -30,7 +28,6 @@ impl Identity {
         Self {
             addr: format!("inproc://{id}"),
             region: "local".to_owned(),
-            kernel_host: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What everything in an agent shares.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, KernelId, RunId};
 use bai_proto::event::AgentEvent;
+use bai_proto::zmtp::AllowList;
 use tokio::sync::mpsc;
 
 use crate::agent::AgentOptions;
@@ -58,6 +60,10 @@ pub(crate) struct Host {
     /// What managers are told of this agent beside its amounts.
     pub identity: Identity,
     pub offer: Offer,
+    /// Where kernels' ports are opened, as what managers know it, and for whom.
+    pub listen: IpAddr,
+    pub kernel_host: Option<String>,
+    pub allow: AllowList,
     ledger: Mutex<Ledger>,
     events: mpsc::Sender<AgentEvent>,
 }
@@ -77,6 +83,9 @@ impl Host {
             gpus: options.gpus,
             identity: options.identity,
             offer: Offer::default(),
+            listen: options.listen,
+            kernel_host: options.kernel_host,
+            allow: options.allow,
             ledger: Mutex::new(Ledger::new(pool, Ports::new(options.port_range))),
             events: options.events,
         }
@@ -100,6 +109,13 @@ impl Host {
     pub fn tell_if_room(&self, event: AgentEvent) {
         if let Err(error) = self.events.try_send(event) {
             tracing::debug!(agent.id = %self.id, %error, "an event is left out");
+        }
+    }
+
+    /// Somebody uses a kernel now.
+    pub fn note_use(&self, kernel: KernelId) {
+        if let Some(kernel) = self.registry.get(kernel) {
+            kernel.touch(self.clock.now());
         }
     }
 

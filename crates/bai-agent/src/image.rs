@@ -27,6 +27,18 @@ use crate::runtime::docker;
 use crate::tasks::blocking;
 
 const REGISTRY: &str = "index.docker.io";
+/// The label that names services.
+pub(crate) const SERVICE_PORTS: &str = "ai.backend.service-ports";
+
+/// The services of an image that names none: those that may be installed, and a port for whatever a user starts.
+pub(crate) fn usual_services(runtime_type: &str) -> &'static str {
+    match runtime_type {
+        "python" => {
+            "jupyter:http:8080,jupyterlab:http:8090,tensorboard:http:6006,ipython:pty:3000,sshd:tcp:2200,web:http:8000"
+        }
+        _ => "sshd:tcp:2200,web:http:8000",
+    }
+}
 
 /// Where an agent's images come from.
 #[derive(Clone, Debug)]
@@ -245,6 +257,7 @@ fn images_of(candidates: &[Candidate], cache: &Cache) -> Vec<AgentImage> {
             label("ai.backend.runtime-type", tool.runtime_type),
             label("ai.backend.runtime-path", &program.executable.to_string_lossy()),
             label("ai.backend.features", tool.features),
+            label(SERVICE_PORTS, usual_services(tool.runtime_type)),
             label("ai.backend.resource.min.cpu", "1"),
             label("ai.backend.resource.min.mem", "64m"),
         ]);

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use bai_model::{KernelId, RunId};
 use bai_proto::agent::{
     AgentError, AgentRpc, BatchOptions, ExecuteMode, ExecuteReply, ExecuteRequest, FileListing, KernelConfig,
-    KernelCreated,
+    KernelCreated, ServiceStart,
 };
-use bai_proto::runner::Request;
+use bai_proto::runner::{Request, ServiceStatus};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -24,11 +24,13 @@ use crate::host::Host;
 use crate::kernel::files::Tree;
 use crate::kernel::registry::{Kernel, Life};
 use crate::kernel::run::NotStarted;
-use crate::kernel::{lifecycle, logs};
+use crate::kernel::{lifecycle, logs, window};
 use crate::tasks::blocking;
 
 /// For work on files; a disk that takes longer is broken.
 const FILES_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a service may take to start (`agent-protocol.md` 2.6).
+const SERVICE_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Runs work of the agent's own to its end and answers with its outcome.
@@ -150,6 +152,14 @@ impl AgentRpc for Agent {
         let run = request
             .run_id
             .unwrap_or_else(|| RunId::generate(self.host.random.as_ref(), 32));
+        if request.mode == ExecuteMode::Query
+            && let Some(command) = window::Command::parse(&request.code)
+        {
+            if let window::Command::Resize(size) = command {
+                life.window.send_replace(Some(size));
+            }
+            return Ok(Some(command.reply(run)));
+        }
         let started = match request.mode {
             ExecuteMode::Query => life.runs.start(&run, vec![Request::Code(request.code)]),
             ExecuteMode::Batch => life.runs.start(&run, steps(request.batch)),
@@ -230,6 +240,40 @@ impl AgentRpc for Agent {
         // An unknown kernel needs no postponement.
         _ = self.used(kernel);
         Ok(())
+    }
+
+    async fn start_service(
+        &self,
+        kernel: KernelId,
+        service: String,
+        options: Value,
+    ) -> Result<ServiceStart, AgentError> {
+        let state = self.used(kernel)?.state();
+        let Some(request) = state.service_request(&service, options) else {
+            return Ok(ServiceStart::Failed("invalid service name".to_owned()));
+        };
+        let life = self
+            .life(kernel)
+            .await
+            .ok_or_else(|| error::unknown_kernel(kernel))??;
+        let asking = life
+            .ended
+            .run_until_cancelled(life.client.start_service(&request));
+        let answer = match tokio::time::timeout(SERVICE_DEADLINE, asking).await {
+            Ok(Some(answer)) => answer.map_err(|error| error::runtime(error.to_string()))?,
+            Ok(None) => None,
+            Err(_) => return Ok(ServiceStart::Failed("timeout".to_owned())),
+        };
+        Ok(match answer {
+            Some(result) => match result.status {
+                ServiceStatus::Started => ServiceStart::Started,
+                ServiceStatus::Running => ServiceStart::Running,
+                ServiceStatus::Failed | ServiceStatus::Ended => {
+                    ServiceStart::Failed(result.error.unwrap_or_default())
+                }
+            },
+            None => ServiceStart::Failed("cancelled".to_owned()),
+        })
     }
 
     async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {

@@ -158,7 +158,8 @@ async fn heartbeats_are_where_the_original_looks() {
     let broker = open(&redis.address()).await;
     let image = "index.docker.io/lablup/lua:5.3-alpine3.8";
     let at = now() + TimeDelta::microseconds(123_456);
-    broker.beat("i-one", at, &[image.to_owned()]).await.expect("beat");
+    broker.beat(&[("i-one".to_owned(), at)]).await.expect("beat");
+    broker.hold("i-one", &[image.to_owned()]).await.expect("hold");
     let seen = redis.commands(&[
         "SELECT 2",
         "HGET last_seen i-one",
@@ -410,6 +411,52 @@ async fn passwords_are_used_and_strangers_refused() {
     );
 }
 
+/// Without memory, and without a disk that takes what it knows: it reads, and refuses changes with the reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_is_told_and_made_up_for() {
+    let redis = server!(Redis::start());
+    let broker = open(&redis.address()).await;
+    broker.set("x", Bytes::from_static(b"1"), TTL).await.expect("set");
+    for (fill, reason) in [
+        (Redis::fill_memory as fn(&Redis), "OOM"),
+        (Redis::fill_disk, "MISCONF"),
+    ] {
+        fill(&redis);
+        let address = redis.address();
+        let refused = |answer: Result<()>| {
+            let text = unavailable(answer, &address, "config/redis/addr");
+            assert!(text.contains(reason), "{text}");
+        };
+        refused(broker.set("x", Bytes::from_static(b"2"), TTL).await);
+        refused(broker.add("n", 1).await.map(|_| ()));
+        refused(broker.hit("AK", now(), WINDOW).await.map(|_| ()));
+        refused(broker.try_lock("l", TTL).await.map(|_| ()));
+        refused(broker.append("s", Bytes::new(), 1).await.map(|_| ()));
+        assert_eq!(broker.get("x").await, Ok(Some(Bytes::from_static(b"1"))));
+        redis.make_room();
+        assert!(broker.hit("AK", now(), WINDOW).await.is_ok());
+        assert!(broker.add("n", 1).await.is_ok());
+    }
+}
+
+/// Another password than ours, from some moment on, and ours again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_changes_is_told_and_made_up_for() {
+    let redis = server!(Redis::start_with_password());
+    let proxy = Proxy::start(&redis.address());
+    let broker = open(&format!(":{}@{}", redis::PASSWORD, proxy.address())).await;
+    broker.add("n", 1).await.expect("add");
+    let mut messages = broker.subscribe("news").await.expect("subscribe");
+    redis.change_password("another");
+    proxy.cut();
+    for _ in 0..3 {
+        unavailable(broker.get("x").await, &proxy.address(), "config/redis/password");
+    }
+    redis.change_password(redis::PASSWORD);
+    until_ok("the server", async || broker.get("x").await).await;
+    assert_eq!(next(&mut messages).await, Message::Gap);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_left_is_named() {
     let redis = server!(Redis::start());
@@ -435,7 +482,7 @@ async fn an_absent_server_is_named_and_found_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_spoken_with_a_known_authority_only() {
-    let certificates = server!(Certificates::make());
+    let certificates = Certificates::make();
     let redis = server!(Redis::start_with_tls(&certificates));
     let clock = Arc::new(ManualClock::new());
     let (address, authority) = (redis.address(), certificates.authority());

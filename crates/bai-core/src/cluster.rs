@@ -309,16 +309,24 @@ impl Manager {
             return;
         }
         for duty in duties {
-            let given: Result<()> = async {
-                let tx = self.store.begin().await?;
-                self.commit_and_give_back(tx, &duty).await
-            }
-            .await;
-            if let Err(error) = given {
-                tracing::warn!(%duty, %error, "work could not be handed over; others take it when this manager has ended");
-            }
+            self.give_back_duty(&duty).await;
         }
         self.call_others().await;
+    }
+
+    /// Gives back the claim of work that is done for now.
+    pub(crate) async fn give_back_duty(&self, duty: &Duty) {
+        if self.cluster.is_alone() {
+            return;
+        }
+        let given: Result<()> = async {
+            let tx = self.store.begin().await?;
+            self.commit_and_give_back(tx, duty).await
+        }
+        .await;
+        if let Err(error) = given {
+            tracing::warn!(%duty, %error, "work could not be handed over; others take it when this manager has ended");
+        }
     }
 
     /// Forgets managers that are gone.

@@ -72,6 +72,9 @@ pub enum Error {
     /// `kernel-execution-failed`, 500, with agent details.
     #[error("kernel execution failed: {0}")]
     KernelExecutionFailed(AgentError),
+    /// `internal-server-error`, 500, with the text of the agent: a service of a session did not start.
+    #[error("Failed to launch the app service: {0}")]
+    ServiceFailed(String),
     /// `internal-server-error`, 500. The text is for the log only.
     #[error("internal error: {0}")]
     Internal(String),

@@ -10,13 +10,16 @@
 //!
 //! Not here: HTTP, GraphQL, wire formats, and how hosts run kernels.
 
+mod agents;
 pub mod auth;
 mod cluster;
+mod compare;
 pub mod config;
 pub mod doctor;
 pub mod error;
 mod event;
 pub mod image;
+pub mod lifecycle;
 mod liveness;
 pub mod manager;
 pub mod manager_status;
@@ -25,6 +28,7 @@ mod rate;
 mod reconcile;
 pub mod resource;
 pub mod session;
+pub mod stream;
 
 pub use auth::Credential;
 pub use bai_proto::agent::AgentError;

@@ -23,6 +23,14 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 const BLINK: Duration = Duration::from_secs(3);
 /// How often agents in this process are heard of; those on other hosts say so themselves.
 const BEAT_PERIOD: Duration = Duration::from_secs(3);
+/// How often the broker is told who was heard meanwhile.
+const TELL_PERIOD: Duration = Duration::from_millis(500);
+/// Every so many times, it is looked up who is alive: once a second.
+const ROUNDS_BETWEEN_LOOKS: u32 = 2;
+/// And whether the images of agents have other names, because there are other registries.
+const ROUNDS_BETWEEN_RENAMINGS: u32 = 40;
+/// Agents whose images the broker is told each time.
+const HELD_AT_ONCE: usize = 64;
 /// Every so many looks, managers that are gone are forgotten.
 const LOOKS_BETWEEN_CLEANINGS: u32 = 60;
 
@@ -97,12 +105,12 @@ impl Manager {
 
     async fn look_for_lost_agents(&self, watched: &mut Watched) -> Result<()> {
         let heartbeats = self.broker.last_seen().await?;
-        let alive = self.store.reader().alive_agents().await?;
+        let alive = self.store.reader().addresses_of_agents().await?;
         let agents = alive
             .into_iter()
-            .map(|agent| {
-                let heartbeat = heartbeats.get(&agent.id.0).copied();
-                (agent.id, heartbeat)
+            .map(|(agent, _)| {
+                let heartbeat = heartbeats.get(&agent.0).copied();
+                (agent, heartbeat)
             })
             .collect();
         for agent in watched.overdue(Instant::now(), agents, self.heartbeat_timeout) {
@@ -126,6 +134,7 @@ impl Manager {
         tx.commit().await?;
         if is_alive {
             tracing::warn!(agent.id = %agent, timeout = ?self.heartbeat_timeout, "an agent is lost: nothing was heard of it");
+            self.agents.note_lost(agent);
         }
         self.forget_heartbeats(agent).await;
         Ok(())
@@ -138,42 +147,77 @@ impl Manager {
         }
     }
 
-    /// Notes in the broker that an agent was heard of. Nothing depends on one of them.
-    pub(crate) async fn note_heartbeat(&self, info: &AgentInfo) {
-        let images: Vec<String> = info.images.iter().map(|image| image.canonical.clone()).collect();
-        if let Err(error) = self.broker.beat(&info.id.0, self.clock.now(), &images).await {
-            tracing::warn!(agent.id = %info.id, %error, "a heartbeat could not be noted");
+    /// Tells the broker who was heard and who has which images, and looks who is alive, until the manager stops.
+    pub(crate) async fn keep_up_with_agents(self: Arc<Self>) {
+        let mut registries = Vec::new();
+        let mut rounds = 0_u32;
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(TELL_PERIOD) => {}
+            }
+            self.tell_who_was_heard().await;
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS)
+                && let Err(error) = self.look_up_agents().await
+            {
+                tracing::warn!(%error, "which agents are alive cannot be looked up at the moment");
+            }
+            if rounds.is_multiple_of(ROUNDS_BETWEEN_RENAMINGS) {
+                self.name_images_anew(&mut registries).await;
+            }
         }
     }
 
-    /// Speaks for the agents in this process, and records again what was forgotten of any attached agent: its row, its
-    /// images, its slot types.
+    /// Tells the broker what was heard since the last time, in one call. Nothing depends on one heartbeat.
+    async fn tell_who_was_heard(&self) {
+        let heard = self.agents.take_heard();
+        match self.broker.beat(&heard).await {
+            Ok(true) => {}
+            // Nobody joins here: the broker forgot somebody, and so perhaps everything.
+            Ok(false) => self.agents.hold_again(None),
+            Err(error) => {
+                tracing::warn!(%error, agents = heard.len(), "heartbeats could not be noted");
+                return;
+            }
+        }
+        for (agent, images) in self.agents.take_unheld(HELD_AT_ONCE) {
+            if let Err(error) = self.broker.hold(&agent.0, &images).await {
+                tracing::warn!(agent.id = %agent, %error, "an agent's images could not be noted; it will be tried again");
+                self.agents.hold_again(Some(&agent));
+                return;
+            }
+        }
+    }
+
+    /// Has agents recorded again when the names of registries have changed, of which the names of their images are made.
+    async fn name_images_anew(&self, registries: &mut Vec<String>) {
+        let Ok(now) = self.catalogue.known_registries().await else {
+            return;
+        };
+        if !registries.is_empty() && *registries != now {
+            self.agents.record_anew();
+        }
+        *registries = now;
+    }
+
+    /// Speaks for the agents in this process, and records again what was forgotten of any agent that is heard here: its
+    /// row, its images, its slot types. Those on other hosts are recorded again at their next heartbeat.
     pub(crate) async fn speak_for_agents(self: Arc<Self>) {
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = self.forgotten.notified() => self.register_agents_anew(),
+                () = self.forgotten.notified() => self.agents.record_anew(),
                 () = tokio::time::sleep(BEAT_PERIOD) => {}
             }
-            for (info, is_registered) in self.attached_infos() {
-                if let Err(error) = self.speak_for(info, is_registered).await {
+            for (info, is_recorded) in self.agents.local_infos() {
+                if is_recorded {
+                    self.agents.note_heard(&info.id, self.clock.now());
+                } else if let Err(error) = self.record_heartbeat(AgentInfo::clone(&info)).await {
                     tracing::warn!(%error, "an agent could not be recorded; it will be tried again");
                 }
             }
         }
-    }
-
-    async fn speak_for(&self, info: AgentInfo, is_registered: bool) -> Result<()> {
-        let is_here = info.addr.starts_with("inproc://");
-        let row = self.store.reader().agent(&info.id).await?;
-        let is_alive = row.is_some_and(|row| row.status == AgentStatus::Alive);
-        if !is_registered || (is_here && !is_alive) {
-            return self.record_heartbeat(info).await;
-        }
-        if is_here {
-            self.note_heartbeat(&info).await;
-        }
-        Ok(())
     }
 }
 

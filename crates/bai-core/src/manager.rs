@@ -3,8 +3,7 @@
 //! Invariants: every background task runs under one tracker and ends with [`Manager::shutdown`]; counters that are
 //! written behind are at most one second old in the database while the manager runs, and are flushed when it stops.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bai_backplane::broker::Broker;
@@ -14,19 +13,25 @@ use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
-use bai_proto::event::{AgentEvent, AgentInfo};
+use bai_proto::event::AgentEvent;
+use bai_proto::rpc::AgentOptions;
+use bai_proto::zmtp::Tls;
 use bai_store::Store;
 use futures_util::StreamExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agents::Agents;
 use crate::auth::{CredentialCache, UsageLedger};
 use crate::cluster::{Cluster, Duty};
+use crate::event::Endings;
 use crate::image::Catalogue;
+use crate::lifecycle::EventHub;
 use crate::manager_status::StatusCache;
 use crate::rate::RateCounter;
 use crate::reconcile::InFlight;
+use crate::stream::Streams;
 use crate::{Error, Result, auth};
 
 /// How often written-behind counters reach the database.
@@ -57,6 +62,8 @@ pub struct ManagerOptions {
     /// How long an agent that says nothing is believed to be there: `manager.heartbeat-timeout` (`http-api.md` 5.1), which
     /// must be longer than the three seconds between heartbeats.
     pub heartbeat_timeout: Duration,
+    /// For calls to agents on other hosts, where these want it.
+    pub agent_tls: Option<Tls>,
 }
 
 /// Everything that operations share. Made once by [`Manager::start`] and held in an [`Arc`].
@@ -76,7 +83,10 @@ pub struct Manager {
     pub(crate) cluster: Cluster,
     pub(crate) heartbeat_timeout: Duration,
     pub(crate) in_flight: InFlight,
-    agents: Mutex<HashMap<AgentId, Attached>>,
+    pub(crate) endings: Endings,
+    pub(crate) agents: Agents,
+    pub(crate) streams: Streams,
+    pub(crate) events: EventHub,
     pub(crate) tasks: TaskTracker,
     membership: TaskTracker,
     /// Work begins no more, and what goes on ends.
@@ -90,21 +100,18 @@ pub struct Manager {
     pub(crate) registered: watch::Sender<bool>,
 }
 
-/// An agent in service.
-#[derive(Debug)]
-struct Attached {
-    rpc: Arc<dyn AgentRpc>,
-    /// What it last said of itself, and whether all of that is recorded.
-    info: Option<AgentInfo>,
-    is_registered: bool,
-}
-
 impl Manager {
     /// Builds a manager and starts its background work: the write-behind of counters and the reconcilers.
     ///
     /// # Errors
     /// When the configuration store cannot take the manager's status.
     pub async fn start(options: ManagerOptions) -> Result<Arc<Self>> {
+        let calling = AgentOptions {
+            clock: Arc::clone(&options.clock),
+            random: Arc::clone(&options.random),
+            tls: options.agent_tls,
+        };
+        let (events, announced) = EventHub::new();
         let manager = Arc::new(Self {
             rates: RateCounter::new(Arc::clone(&options.broker), Arc::clone(&options.clock)),
             cluster: Cluster::new(&options.store, options.random.as_ref()),
@@ -120,7 +127,10 @@ impl Manager {
             status: StatusCache::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
-            agents: Mutex::default(),
+            endings: Endings::default(),
+            agents: Agents::new(calling),
+            streams: Streams::new(),
+            events,
             tasks: TaskTracker::new(),
             membership: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -130,15 +140,22 @@ impl Manager {
             registered: watch::Sender::new(false),
         });
         manager.take_up_status().await?;
+        manager.look_up_agents().await?;
         manager.join().await?;
         manager.membership.spawn(Arc::clone(&manager).take_part());
         manager.spawn("calls of other managers", Self::hear_others);
         manager.spawn("timers", Self::do_timers);
         manager.spawn("heartbeats", Self::speak_for_agents);
+        manager.spawn("which agents there are", Self::keep_up_with_agents);
         manager.spawn("configuration watch", Self::watch_configuration);
         manager.spawn("usage write-behind", Self::flush_usage_regularly);
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
         manager.spawn("follow the manager's status", Self::follow_status);
+        manager.spawn("watch streams", Self::watch_streams);
+        manager.spawn("tell events of sessions", |manager| {
+            manager.publish_events(announced)
+        });
+        manager.spawn("hear events of sessions", Self::follow_events);
         Ok(manager)
     }
 
@@ -159,20 +176,15 @@ impl Manager {
         self.membership.wait().await;
     }
 
-    /// Takes an agent into service: its calls go to `rpc`, its events arrive in order on `events`. Its kernels are
-    /// compared with the records at once.
+    /// Takes an agent of this process into service: its calls go to `rpc`, its events arrive in order on `events`, until these
+    /// end. Its kernels are compared with the records at once. Agents on other hosts come by [`Manager::hear_agents`].
     pub fn attach_agent(
         self: &Arc<Self>,
         id: AgentId,
         rpc: Arc<dyn AgentRpc>,
         mut events: mpsc::Receiver<AgentEvent>,
     ) {
-        let attached = Attached {
-            rpc: Arc::clone(&rpc),
-            info: None,
-            is_registered: false,
-        };
-        self.lock_agents().insert(id.clone(), attached);
+        let attachment = self.agents.attach(&id, rpc);
         let manager = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
@@ -182,25 +194,19 @@ impl Manager {
                 };
                 match event {
                     Some(event) => {
-                        if let Err(error) = manager.handle_event(&id, event).await {
+                        if let Err(error) = manager.handle_event(&id, None, event).await {
                             tracing::error!(agent.id = %id, %error, "an agent event could not be recorded; the reconciler will catch up");
                         }
                     }
                     None => break,
                 }
             }
-            // The agent may have come back under its name meanwhile.
-            let mut agents = manager.lock_agents();
-            if agents
-                .get(&id)
-                .is_some_and(|current| Arc::ptr_eq(&current.rpc, &rpc))
-            {
-                agents.remove(&id);
-            }
+            // It may have been attached again meanwhile.
+            manager.agents.detach(&id, attachment);
         });
     }
 
-    /// Waits until an agent has registered, which the first heartbeat of an attached one does.
+    /// Waits until an agent has registered, which the first heartbeat of one does.
     ///
     /// # Errors
     /// [`Error::ServiceUnavailable`] when none does within ten seconds.
@@ -217,54 +223,6 @@ impl Manager {
                 "no agent registered in time".to_owned(),
             )),
         }
-    }
-
-    pub(crate) fn agent(&self, id: &AgentId) -> Option<Arc<dyn AgentRpc>> {
-        self.lock_agents()
-            .get(id)
-            .map(|attached| Arc::clone(&attached.rpc))
-    }
-
-    pub(crate) fn attached_agents(&self) -> Vec<(AgentId, Arc<dyn AgentRpc>)> {
-        self.lock_agents()
-            .iter()
-            .map(|(id, attached)| (id.clone(), Arc::clone(&attached.rpc)))
-            .collect()
-    }
-
-    /// What the attached agents said of themselves, and whether all of it is recorded.
-    pub(crate) fn attached_infos(&self) -> Vec<(AgentInfo, bool)> {
-        self.lock_agents()
-            .values()
-            .filter_map(|attached| Some((attached.info.clone()?, attached.is_registered)))
-            .collect()
-    }
-
-    /// Notes what an attached agent says of itself, before it is recorded and after.
-    pub(crate) fn note_info(&self, info: &AgentInfo, is_registered: bool) {
-        if let Some(attached) = self.lock_agents().get_mut(&info.id) {
-            attached.is_registered = is_registered;
-            attached.info = Some(info.clone());
-        }
-    }
-
-    /// Notes that an attached agent has left, until it says something again.
-    pub(crate) fn note_left(&self, agent: &AgentId) {
-        if let Some(attached) = self.lock_agents().get_mut(agent) {
-            attached.info = None;
-        }
-    }
-
-    /// Has every attached agent recorded again as if it came.
-    pub(crate) fn register_agents_anew(&self) {
-        for attached in self.lock_agents().values_mut() {
-            attached.is_registered = false;
-        }
-    }
-
-    fn lock_agents(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, Attached>> {
-        // The map is valid after any panic: its operations are single calls.
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`slot_types`].
@@ -310,7 +268,7 @@ impl Manager {
             }
         }
         let mut duties = Vec::new();
-        for (agent, _) in self.attached_agents() {
+        for (agent, _) in self.agents.local() {
             duties.push(Duty::Agent(agent));
         }
         self.hand_over(duties).await;

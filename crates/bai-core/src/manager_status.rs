@@ -196,7 +196,8 @@ impl Manager {
 
     /// Carries out the end of a kernel that is recorded as `TERMINATING`; says whether it has ended.
     async fn end_kernel(self: &Arc<Self>, kernel: KernelRow) -> bool {
-        let is_connected = kernel.agent.as_ref().is_some_and(|id| self.agent(id).is_some());
+        let agent = kernel.agent.as_ref();
+        let is_connected = agent.is_some_and(|agent| self.agents.is_reachable(agent));
         let ended = async {
             if !is_connected && self.ended_with_its_agent(&kernel).await? {
                 return Ok(());

@@ -11,17 +11,19 @@
 //! creation of a running kernel with the first answer, and destroying an unknown kernel succeeds); every transition is
 //! guarded by the states it may start from, so that a late outcome cannot revive a dead kernel.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bai_model::{AgentId, KernelId, KernelStatus};
-use bai_proto::agent::{AgentError, AgentRpc, KernelConfig, KernelCreated, Mount};
+use bai_model::{KernelId, KernelStatus, ResourceSlot, SlotValue};
+use bai_proto::agent::{AgentError, AgentRpc, ImageConfig, KernelConfig, KernelCreated, Mount};
 use bai_store::kernel::{KernelPorts, KernelRow};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::agents::is_agents_fault;
 use crate::cluster::Duty;
+use crate::lifecycle::Lifecycle;
 use crate::{Error, Manager, Result};
 
 /// `status_info` of a session that never ran.
@@ -29,7 +31,7 @@ const CREATION_FAILED: &str = "creation-failed";
 /// How long a kernel may take to start. Pulling an image is part of it.
 const CREATION_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long an agent's other answers may take (`http-api.md` 4.8.3, 4.8.4).
-const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a request waits for what another manager does with its kernel, unless that is a creation.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(45);
@@ -157,7 +159,7 @@ impl Manager {
                 IfClaimed::Follow => self.follow(kernel).await,
             };
         }
-        let outcome = self.work_with_patience(kernel).await;
+        let outcome = self.work_with_patience(kernel, if_claimed).await;
         let was_lost = outcome.is_err() && !self.has_claimed(&duty).await.unwrap_or(true);
         self.give_back(kernel).await;
         match outcome {
@@ -175,10 +177,10 @@ impl Manager {
     }
 
     /// Does the work, again while a service that it needs is away: every step may be repeated.
-    async fn work_with_patience(&self, kernel: KernelId) -> Result<Outcome> {
+    async fn work_with_patience(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
         let started = tokio::time::Instant::now();
         loop {
-            let outcome = self.work_claimed(kernel).await;
+            let outcome = self.work_claimed(kernel, if_claimed).await;
             let is_away = matches!(outcome, Err(Error::ServiceUnavailable(_)));
             if !is_away || started.elapsed() > AWAY_PATIENCE || self.stopping.is_cancelled() {
                 return outcome;
@@ -191,11 +193,14 @@ impl Manager {
         }
     }
 
-    async fn work_claimed(&self, kernel: KernelId) -> Result<Outcome> {
+    async fn work_claimed(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
         let Some(row) = self.store.reader().kernel(kernel).await? else {
             return Ok(Outcome::Overtaken("the kernel is not recorded".to_owned()));
         };
-        let agent = row.agent.as_ref().and_then(|id| self.agent(id));
+        let agent = match &row.agent {
+            Some(id) => self.agent(id).await?,
+            None => None,
+        };
         let Some(agent) = agent else {
             // Only a request comes here for an agent that has just gone; what it recorded must not outlive its answer.
             if row.status == Some(KernelStatus::Preparing) {
@@ -210,7 +215,12 @@ impl Manager {
             )));
         };
         match row.status {
-            Some(KernelStatus::Preparing) => self.create_on(&agent, &row).await,
+            Some(KernelStatus::Preparing) => {
+                if if_claimed == IfClaimed::Leave {
+                    self.clear_for_creation(&agent, &row).await;
+                }
+                self.create_on(&agent, &row).await
+            }
             Some(KernelStatus::Restarting) => self.restart_on(&agent, &row).await,
             Some(KernelStatus::Terminating) => self.destroy_on(&agent, &row).await,
             _ => Ok(Outcome::Done(None)),
@@ -260,17 +270,59 @@ impl Manager {
             Err(error) => return Err(error),
         };
         match answer {
-            Ok(created) => self.record_start(row, &[KernelStatus::Preparing], created).await,
+            Ok(created) => {
+                self.note_start(row, true);
+                self.record_start(row, &[KernelStatus::Preparing], created).await
+            }
             Err(error) => {
                 tracing::warn!(kernel.id = %row.id, %error, "a kernel could not be created");
+                self.note_start(row, !is_agents_fault(&error));
                 // The agent may have got further than its answer says.
-                if let Err(error) = self.destroyed(agent, row.id).await {
-                    tracing::warn!(kernel.id = %row.id, %error, "a half-created kernel could not be destroyed; the reconciler will");
+                match self.destroyed(agent, row.id).await {
+                    Ok(_) => {
+                        self.record_end(Some(&Duty::Kernel(row.id)), row.id, CREATION_FAILED, None)
+                            .await?
+                    }
+                    Err(error) => {
+                        tracing::warn!(kernel.id = %row.id, %error, "a half-created kernel could not be destroyed; it will be tried again");
+                        self.end_later(row).await?;
+                    }
                 }
-                self.record_end(Some(&Duty::Kernel(row.id)), row.id, CREATION_FAILED, None)
-                    .await?;
                 Ok(Outcome::AgentFailed(error))
             }
+        }
+    }
+
+    /// Notes how a start went, and says so when its agent is avoided from now on.
+    fn note_start(&self, row: &KernelRow, has_succeeded: bool) {
+        let Some(agent) = &row.agent else { return };
+        if let Some(time) = self.agents.note_start(agent, has_succeeded) {
+            tracing::warn!(
+                agent.id = %agent, ?time,
+                "an agent is quarantined because its starts keep failing: for this time it gets sessions only when no other agent has room"
+            );
+        }
+    }
+
+    /// Records that a creation failed, and that the agent still has to be told.
+    async fn end_later(&self, row: &KernelRow) -> Result<()> {
+        let duty = Duty::Kernel(row.id);
+        let mut tx = self.store.begin().await?;
+        self.fence(&mut tx, &duty).await?;
+        let (from, to) = (&[KernelStatus::Preparing], KernelStatus::Terminating);
+        tx.set_kernel_status(row.id, from, to, Some(CREATION_FAILED))
+            .await?;
+        self.commit_and_give_back(tx, &duty).await
+    }
+
+    /// Before a creation is begun that somebody may have begun before: an agent that cannot be asked what it runs, as those
+    /// of 19.06 cannot, would fail because of what is there (`agent-protocol.md` 2.2). What fails here fails there.
+    async fn clear_for_creation(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) {
+        let listed = self.listed(agent).await;
+        if listed.is_err_and(|error| error.is_not_provided())
+            && let Err(error) = self.destroyed(agent, row.id).await
+        {
+            tracing::debug!(kernel.id = %row.id, %error, "a kernel could not be cleared away before its creation");
         }
     }
 
@@ -306,6 +358,7 @@ impl Manager {
                 )
                 .await?;
                 self.commit_and_give_back(tx, &duty).await?;
+                self.announce(row.id, Lifecycle::Failed, info);
                 Ok(Outcome::AgentFailed(error))
             }
         }
@@ -314,13 +367,16 @@ impl Manager {
     async fn destroy_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
         match self.destroyed(agent, row.id).await {
             Ok(stats) => {
-                self.record_end(
-                    Some(&Duty::Kernel(row.id)),
-                    row.id,
-                    "user-requested",
-                    stats.clone(),
-                )
-                .await?;
+                let reason = match row.status_info.as_deref() {
+                    Some(CREATION_FAILED) => CREATION_FAILED,
+                    _ => "user-requested",
+                };
+                let stats = match stats {
+                    Some(stats) => Some(stats),
+                    None => self.last_statistics(row.id).await,
+                };
+                self.record_end(Some(&Duty::Kernel(row.id)), row.id, reason, stats.clone())
+                    .await?;
                 // The agent's own event may have come first, with the statistics.
                 let stats = match stats {
                     Some(stats) => Some(stats),
@@ -338,7 +394,7 @@ impl Manager {
         }
     }
 
-    async fn destroyed(
+    pub(crate) async fn destroyed(
         &self,
         agent: &Arc<dyn AgentRpc>,
         kernel: KernelId,
@@ -350,7 +406,7 @@ impl Manager {
 
     /// Waits for an agent's answer until the deadline. The call itself goes on after that: an agent in this process
     /// must not be left halfway.
-    async fn answered<T: Send + 'static>(
+    pub(crate) async fn answered<T: Send + 'static>(
         &self,
         deadline: Duration,
         call: impl Future<Output = std::result::Result<T, AgentError>> + Send + 'static,
@@ -363,18 +419,6 @@ impl Manager {
             )),
             Err(_) => Err(AgentError::Timeout),
         }
-    }
-
-    /// The kernels that an agent runs.
-    pub(crate) async fn listed(
-        &self,
-        agent: &Arc<dyn AgentRpc>,
-    ) -> std::result::Result<HashSet<KernelId>, AgentError> {
-        let rpc = Arc::clone(agent);
-        let kernels = self
-            .answered(AGENT_DEADLINE, async move { rpc.list_kernels().await })
-            .await?;
-        Ok(kernels.into_iter().collect())
     }
 
     async fn record_start(
@@ -398,6 +442,7 @@ impl Manager {
         let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
         self.commit_and_give_back(tx, &duty).await?;
         if is_recorded {
+            self.announce(row.id, Lifecycle::Started, "");
             return Ok(Outcome::Done(None));
         }
         // Destroyed or died while it was being made; whoever changed the record nudges the reconciler for the rest.
@@ -419,12 +464,17 @@ impl Manager {
         if let Some(duty) = duty {
             self.fence(&mut tx, duty).await?;
         }
-        tx.terminate_kernel(kernel, reason, self.clock.now(), stats)
+        let has_ended = tx
+            .terminate_kernel(kernel, reason, self.clock.now(), stats)
             .await?;
         match duty {
-            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await,
-            _ => Ok(tx.commit().await?),
+            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await?,
+            _ => tx.commit().await?,
         }
+        if has_ended {
+            self.announce(kernel, Lifecycle::Terminated, reason);
+        }
+        Ok(())
     }
 
     /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.
@@ -459,9 +509,15 @@ impl Manager {
             .filter_map(|entry| entry.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
+        let (resource_slots, has_image) = self.for_agent(row, &image.config).await?;
+        let mut image = image.config;
+        if has_image {
+            // Nothing is to be fetched (Q-S4).
+            (image.registry.username, image.registry.password) = (None, None);
+        }
         Ok(KernelConfig {
-            image: image.config,
-            resource_slots: row.occupied_slots.clone(),
+            image,
+            resource_slots,
             idle_timeout: u64::try_from(idle_timeout).unwrap_or(0),
             mounts: mounts
                 .into_iter()
@@ -476,93 +532,50 @@ impl Manager {
         })
     }
 
-    /// Starts what is recorded and not going on, and compares records and agents. Takes no input and may run at any time.
-    pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<()> {
-        for (id, agent) in self.attached_agents() {
-            let recorded = self.store.reader().live_kernels_of_agent(&id).await?;
-            for row in &recorded {
-                if row.status.is_some_and(is_between) {
-                    self.start_work(row.id, IfClaimed::Leave);
-                }
-            }
-            // Whoever looks for what is missing has to be the only one to act on it.
-            if !self.claim(&Duty::Agent(id.clone())).await? {
-                continue;
-            }
-            if let Err(error) = self.compare(&id, &agent, &recorded).await {
-                tracing::warn!(agent.id = %id, %error, "an agent could not be compared with the records");
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends records of kernels that an agent has lost, and kernels without a record. `recorded` was read before.
-    async fn compare(&self, id: &AgentId, agent: &Arc<dyn AgentRpc>, recorded: &[KernelRow]) -> Result<()> {
-        let running = match self.listed(agent).await {
-            Ok(kernels) => kernels,
-            Err(error) => {
-                tracing::warn!(agent.id = %id, %error, "an agent does not say what it runs");
-                return Ok(());
+    /// The slots of a kernel without those that its agent does not have and that it wants none of, which an agent of 19.06
+    /// refuses (`agent-protocol.md` 2.2), and whether the agent is known to have this very image.
+    async fn for_agent(&self, row: &KernelRow, image: &ImageConfig) -> Result<(ResourceSlot, bool)> {
+        let Some(agent) = &row.agent else {
+            return Ok((row.occupied_slots.clone(), false));
+        };
+        let info = self.agents.info(agent);
+        let available = match &info {
+            Some(info) => Some(info.available_slots.clone()),
+            None => {
+                let row = self.store.reader().agent(agent).await?;
+                row.map(|row| row.available_slots)
             }
         };
-        for row in recorded {
-            if row.status == Some(KernelStatus::Running) && !running.contains(&row.id) {
-                self.confirm_lost(id, agent, row).await?;
+        let mut slots = row.occupied_slots.clone();
+        if let Some(available) = available {
+            slots
+                .0
+                .retain(|(name, amount)| *amount != SlotValue::ZERO || available.get(name).is_some());
+        }
+        let has_image = info.is_some_and(|info| info.has(image));
+        Ok((slots, has_image))
+    }
+
+    /// Starts what is recorded and not going on, and compares records and agents where that is due. Takes no input and may
+    /// run at any time.
+    pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<()> {
+        let between = self.store.reader().kernels_with_status(BETWEEN).await?;
+        for row in between {
+            let agent = row.agent.as_ref();
+            if agent.is_some_and(|agent| self.agents.is_reachable(agent)) {
+                self.start_work(row.id, IfClaimed::Leave);
             }
         }
-        let recorded: HashSet<KernelId> = recorded.iter().map(|row| row.id).collect();
-        for kernel in running.difference(&recorded) {
-            self.destroy_orphan(agent, *kernel).await?;
-        }
-        Ok(())
-    }
-
-    /// A kernel that should run but was not listed: looked at once more, and recorded as lost if it is still missing and
-    /// its record has not changed meanwhile, because it may have been restarted in between.
-    async fn confirm_lost(&self, id: &AgentId, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<()> {
-        // An agent that does not answer says nothing of its kernels.
-        let is_missing = self
-            .listed(agent)
-            .await
-            .is_ok_and(|kernels| !kernels.contains(&row.id));
-        if !is_missing || self.in_flight.contains(row.id) {
-            return Ok(());
-        }
-        let mut tx = self.store.begin().await?;
-        self.fence(&mut tx, &Duty::Agent(id.clone())).await?;
-        let now = tx.kernel(row.id).await?;
-        let is_unchanged =
-            now.is_some_and(|now| (now.status, &now.container_id) == (row.status, &row.container_id));
-        if is_unchanged {
-            tracing::warn!(agent.id = %id, kernel.id = %row.id, "a session's kernel is gone from its agent");
-            tx.terminate_kernel(row.id, "lost-on-agent", self.clock.now(), None)
-                .await?;
-            tx.commit().await?;
-        }
-        Ok(())
-    }
-
-    /// A kernel that runs without a live record.
-    async fn destroy_orphan(&self, agent: &Arc<dyn AgentRpc>, kernel: KernelId) -> Result<()> {
-        let row = self.store.reader().kernel(kernel).await?;
-        if row.is_some_and(|row| row.status.is_some_and(KernelStatus::is_alive)) {
-            return Ok(());
-        }
-        tracing::warn!(kernel.id = %kernel, "destroying a kernel that no session owns");
-        if let Err(error) = self.destroyed(agent, kernel).await {
-            tracing::warn!(kernel.id = %kernel, %error, "an orphan could not be destroyed; it will be tried again");
-        }
-        Ok(())
+        self.compare_agents().await
     }
 }
 
-/// Whether something is to be done with a kernel in this state.
-fn is_between(status: KernelStatus) -> bool {
-    matches!(
-        status,
-        KernelStatus::Preparing | KernelStatus::Restarting | KernelStatus::Terminating
-    )
-}
+/// The states of kernels with which something is to be done.
+const BETWEEN: &[KernelStatus] = &[
+    KernelStatus::Preparing,
+    KernelStatus::Restarting,
+    KernelStatus::Terminating,
+];
 
 pub(crate) async fn wait_for(mut receiver: watch::Receiver<Option<Outcome>>) -> Outcome {
     match receiver.wait_for(Option::is_some).await {

@@ -221,6 +221,12 @@ impl From<Error> for Problem {
                 "Executing user code in the kernel has failed.",
                 &agent,
             ),
+            Error::ServiceFailed(why) => with(
+                S::INTERNAL_SERVER_ERROR,
+                "internal-server-error",
+                "Internal server error.",
+                Some(format!("Failed to launch the app service: {why}")),
+            ),
             Error::Internal(text) => {
                 tracing::error!(error = text, "a request failed on our side");
                 Self::internal()

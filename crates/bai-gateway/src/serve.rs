@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::util::MapRequest;
 
 /// Connections at once. Beyond that, new ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 10_000;
@@ -25,6 +29,30 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests that are being served may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After so long without a byte a client is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// And then so often, until it is held to be gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The connection that a request came on, which requests carry along for those that turn it into something else.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    permit: Arc<OwnedSemaphorePermit>,
+    connections: TaskTracker,
+}
+
+impl Connection {
+    /// Goes on with the connection when its requests have ended: it counts as one, and is waited for when the server stops,
+    /// until `work` has.
+    pub(crate) fn go_on(self, work: impl Future<Output = ()> + Send + 'static) {
+        let permit = self.permit;
+        self.connections.spawn(async move {
+            work.await;
+            drop(permit);
+        });
+    }
+}
 
 /// How connections are served.
 #[derive(Clone, Debug)]
@@ -68,13 +96,14 @@ pub async fn serve_with(
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
             accepted = async {
-                // The semaphore is never closed.
-                let permit = permits.clone().acquire_owned().await.ok();
+                let permit = permits.clone().acquire_owned().await;
                 (permit, listener.accept().await)
             } => accepted,
         };
         let (permit, stream) = match accepted {
-            (permit, Ok((stream, _))) => (permit, stream),
+            (Ok(permit), Ok((stream, _))) => (permit, stream),
+            // The semaphore is never closed.
+            (Err(_), _) => break,
             (_, Err(error)) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 // Out of file descriptors: others must close first.
@@ -85,24 +114,36 @@ pub async fn serve_with(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
+        // Streams may be silent for hours.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_INTERVAL);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
+            tracing::debug!(%error, "TCP keep-alive was refused");
+        }
+        let connection = Connection {
+            permit: Arc::new(permit),
+            connections: connections.clone(),
+        };
         let (builder, router) = (builder.clone(), router.clone());
         let (acceptor, stopping) = (acceptor.clone(), stopping.clone());
         connections.spawn(async move {
             match acceptor {
-                None => serve_connection(&builder, stream, router, stopping).await,
+                None => serve_connection(&builder, stream, router, connection, stopping).await,
                 Some(acceptor) => {
                     let agreed = tokio::select! {
                         () = stopping.cancelled() => return,
                         agreed = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => agreed,
                     };
                     match agreed {
-                        Ok(Ok(stream)) => serve_connection(&builder, stream, router, stopping).await,
+                        Ok(Ok(stream)) => {
+                            serve_connection(&builder, stream, router, connection, stopping).await
+                        }
                         Ok(Err(error)) => tracing::debug!(%error, "a client did not agree on TLS"),
                         Err(_) => tracing::debug!("a client took too long to agree on TLS"),
                     }
                 }
             }
-            drop(permit);
         });
     }
     drop(listener);
@@ -120,9 +161,13 @@ async fn serve_connection(
     builder: &http1::Builder,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: axum::Router,
+    itself: Connection,
     stopping: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(router);
+    let service = TowerToHyperService::new(MapRequest::new(router, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(itself.clone());
+        request
+    }));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let connection = connection.with_upgrades();
     tokio::pin!(connection);

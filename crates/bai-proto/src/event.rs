@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use bai_model::{AgentId, KernelId, ResourceSlot, SlotTypes};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::ImageConfig;
+
 #[cfg(feature = "zmq")]
 mod receiver;
 #[cfg(feature = "zmq")]
@@ -75,6 +77,19 @@ pub struct AgentInfo {
     pub images: Vec<AgentImage>,
     /// Images of the catalogue that are on the agent's host already, by the names that its runtime has for them.
     pub installed: Vec<InstalledImage>,
+}
+
+impl AgentInfo {
+    /// Whether the agent has this very image, so that nothing has to be fetched.
+    pub fn has(&self, image: &ImageConfig) -> bool {
+        self.installed
+            .iter()
+            .any(|installed| installed.id == image.digest)
+            || self
+                .images
+                .iter()
+                .any(|brought| brought.canonical == image.canonical)
+    }
 }
 
 /// An image on an agent's host.

@@ -2,6 +2,7 @@
 //!
 //! * [`runner`]: the frames between an agent and the program inside a session (`agent-protocol.md` 6.3) and their
 //!   carriage over a byte stream;
+//! * [`descriptor`]: how an agent gets sockets and terminals from inside a session;
 //! * [`sandbox`]: what an agent tells the runner to build around a session on the process runtime;
 //! * [`agent`]: the calls that a manager makes to an agent (`agent-protocol.md` 2), as a trait with typed messages;
 //! * [`event`]: what an agent tells its manager unasked (`agent-protocol.md` 3.2);
@@ -13,6 +14,7 @@
 
 #[cfg(feature = "agent")]
 pub mod agent;
+pub mod descriptor;
 #[cfg(feature = "agent")]
 pub mod event;
 #[cfg(feature = "zmq")]

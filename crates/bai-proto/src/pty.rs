@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bai_model::random::Random;
 use bytes::Bytes;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::zmtp::{
@@ -25,16 +25,24 @@ const LIMITS: Limits = Limits {
     bytes: 1 << 20,
 };
 /// Frames that may wait for a slow reader before it loses some.
-const BACKLOG: usize = 1024;
+pub const BACKLOG: usize = 1024;
 /// Terminals open at the same time on one kernel.
 const MAX_PEERS: usize = 64;
 
 /// The gateway's end.
 #[derive(Debug)]
 pub struct Terminal {
-    input: Link,
-    output: Link,
+    input: TerminalInput,
+    output: TerminalOutput,
 }
+
+/// Where one types.
+#[derive(Debug)]
+pub struct TerminalInput(Link);
+
+/// Where one reads.
+#[derive(Debug)]
+pub struct TerminalOutput(Link);
 
 impl Terminal {
     /// Connects to `stdin_port` and `stdout_port` of the kernel's host, and again whenever a connection breaks.
@@ -48,25 +56,46 @@ impl Terminal {
             host: host.to_owned(),
             port,
         };
+        let input = Link::connect(endpoint(stdin_port), SocketType::Pub, options.clone());
+        let output = Link::connect(endpoint(stdout_port), SocketType::Sub, options);
         Self {
-            input: Link::connect(endpoint(stdin_port), SocketType::Pub, options.clone()),
-            output: Link::connect(endpoint(stdout_port), SocketType::Sub, options),
+            input: TerminalInput(input),
+            output: TerminalOutput(output),
         }
     }
 
     /// Waits until what is typed arrives and what is printed comes.
     pub async fn ready(&self) {
-        tokio::join!(self.input.ready(), self.output.ready());
+        tokio::join!(self.input.0.ready(), self.output.0.ready());
     }
 
+    /// Both directions, to go on side by side.
+    pub fn split(self) -> (TerminalInput, TerminalOutput) {
+        (self.input, self.output)
+    }
+
+    /// As [`TerminalInput::send`].
+    pub async fn send(&self, typed: Bytes) {
+        self.input.send(typed).await;
+    }
+
+    /// As [`TerminalOutput::recv`].
+    pub async fn recv(&mut self) -> Option<Bytes> {
+        self.output.recv().await
+    }
+}
+
+impl TerminalInput {
     /// Types. Waits while the terminal does not read; dropped while there is no connection.
     pub async fn send(&self, typed: Bytes) {
-        self.input.send(vec![typed]).await;
+        self.0.send(vec![typed]).await;
     }
+}
 
+impl TerminalOutput {
     /// What was printed next.
     pub async fn recv(&mut self) -> Option<Bytes> {
-        let frames = self.output.recv().await?;
+        let frames = self.0.recv().await?;
         Some(frames.concat().into())
     }
 }
@@ -78,6 +107,7 @@ pub struct TerminalServer {
     output: Listener,
     printed: broadcast::Sender<Bytes>,
     typed: mpsc::Sender<Bytes>,
+    watched: Arc<Notify>,
 }
 
 impl TerminalServer {
@@ -103,8 +133,14 @@ impl TerminalServer {
             output: Listener::bind(output, SocketType::Pub, options).await?,
             printed: printed.clone(),
             typed,
+            watched: Arc::default(),
         };
         Ok((server, receiver, printed))
+    }
+
+    /// Notified (one waiter) whenever somebody begins to see what is printed.
+    pub fn watched(&self) -> Arc<Notify> {
+        Arc::clone(&self.watched)
     }
 
     /// Where typing and printing listen.
@@ -117,7 +153,7 @@ impl TerminalServer {
 
     /// Serves until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let (typed, printed) = (self.typed, self.printed);
+        let (typed, printed, watched) = (self.typed, self.printed, self.watched);
         let input = {
             let stop = stop.clone();
             move |connection: Connection| {
@@ -133,10 +169,13 @@ impl TerminalServer {
         let output = {
             let stop = stop.clone();
             move |connection: Connection| {
-                let (printed, stop) = (printed.subscribe(), stop.clone());
+                let (printed, watched, stop) = (printed.subscribe(), watched.clone(), stop.clone());
                 async move {
                     let peer = connection.peer;
-                    if let Some(Err(error)) = stop.run_until_cancelled(show(connection, printed)).await {
+                    if let Some(Err(error)) = stop
+                        .run_until_cancelled(show(connection, printed, &watched))
+                        .await
+                    {
                         tracing::debug!(peer.addr = %peer, %error, "a terminal's connection broke");
                     }
                 }
@@ -159,7 +198,11 @@ async fn listen(mut connection: Connection, typed: mpsc::Sender<Bytes>) -> Resul
 }
 
 /// Shows a peer what is printed, from its subscription on.
-async fn show(mut connection: Connection, mut printed: broadcast::Receiver<Bytes>) -> Result<(), ZmtpError> {
+async fn show(
+    mut connection: Connection,
+    mut printed: broadcast::Receiver<Bytes>,
+    watched: &Notify,
+) -> Result<(), ZmtpError> {
     let mut is_subscribed = false;
     loop {
         tokio::select! {
@@ -168,6 +211,9 @@ async fn show(mut connection: Connection, mut printed: broadcast::Receiver<Bytes
                 Some(Incoming::Message(frames)) => {
                     // Whatever the prefix: 19.06 asks for everything.
                     is_subscribed = frames.first().is_some_and(|frame| frame.first() == Some(&1));
+                    if is_subscribed {
+                        watched.notify_one();
+                    }
                 }
                 Some(incoming) => answer(&mut connection.writer, &incoming).await?,
             },

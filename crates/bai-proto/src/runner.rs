@@ -186,7 +186,7 @@ pub enum Request {
     Complete(String),
     Interrupt,
     Status,
-    /// JSON `{"name", "port", "protocol", "options"}`.
+    /// JSON of a [`ServiceRequest`].
     StartService(String),
     /// An operation that this version does not know; ignored by runners.
     Unknown(String),
@@ -227,6 +227,67 @@ impl Request {
     }
 }
 
+/// The start of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceRequest {
+    pub name: String,
+    /// Where it is to listen inside the session.
+    pub port: u16,
+    /// `tcp`, `http` or `pty`.
+    pub protocol: String,
+    /// A shell command that runs it, if the image or the caller names one; it finds the port as `$PORT`. Of ours alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    #[serde(default)]
+    pub options: serde_json::Value,
+}
+
+/// How the start of a service went, or, unasked, that it has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceResult {
+    pub status: ServiceStatus,
+    /// Why it failed, or how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Which one. Runners of 19.06 do not say it, so that late answers are taken for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceStatus {
+    Started,
+    /// It had been started earlier, and listens.
+    Running,
+    Failed,
+    /// It ran, and has ended by itself. Of ours alone.
+    Ended,
+}
+
+impl ServiceResult {
+    fn new(name: &str, status: ServiceStatus, error: Option<String>) -> Self {
+        let name = Some(name.to_owned());
+        Self { status, error, name }
+    }
+
+    pub fn started(name: &str) -> Self {
+        Self::new(name, ServiceStatus::Started, None)
+    }
+
+    pub fn running(name: &str) -> Self {
+        Self::new(name, ServiceStatus::Running, None)
+    }
+
+    pub fn failed(name: &str, why: String) -> Self {
+        Self::new(name, ServiceStatus::Failed, Some(why))
+    }
+
+    pub fn ended(name: &str, how: String) -> Self {
+        Self::new(name, ServiceStatus::Ended, Some(how))
+    }
+}
+
 /// What a runner tells its agent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
@@ -241,8 +302,10 @@ pub enum Record {
     Log(String),
     /// JSON array of strings.
     Completion(String),
-    /// JSON object, the answer to [`Request::StartService`].
+    /// JSON of a [`ServiceResult`].
     ServiceResult(String),
+    /// What a service printed. Of ours alone: it belongs to the session's log and to no run.
+    ServiceOutput(Vec<u8>),
     /// Opaque answer to [`Request::Status`].
     Status(Vec<u8>),
     WaitingInput {
@@ -299,6 +362,7 @@ impl Record {
             Self::Log(text) => Frame::new("log", text.as_bytes()),
             Self::Completion(text) => Frame::new("completion", text.as_bytes()),
             Self::ServiceResult(text) => Frame::new("service-result", text.as_bytes()),
+            Self::ServiceOutput(bytes) => Frame::new("service-output", bytes.as_slice()),
             Self::Status(bytes) => Frame::new("status", bytes.as_slice()),
             Self::WaitingInput { is_password: None } => Frame::new("waiting-input", ""),
             Self::WaitingInput { is_password } => Frame::new(
@@ -352,6 +416,7 @@ impl Record {
             "log" => Self::Log(text(frame.data)),
             "completion" => Self::Completion(text(frame.data)),
             "service-result" => Self::ServiceResult(text(frame.data)),
+            "service-output" => Self::ServiceOutput(frame.data),
             "status" => Self::Status(frame.data),
             "waiting-input" => Self::WaitingInput {
                 is_password: serde_json::from_slice::<InputPayload>(&frame.data)

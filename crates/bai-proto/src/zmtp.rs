@@ -27,7 +27,7 @@ mod tls;
 
 pub use codec::{
     Command, Decoder, GREETING_SIZE, Incoming, Limits, Message, SocketType, ZmtpError, check_greeting,
-    encode_message, encode_pong, encode_ready, greeting, subscription,
+    encode_message, encode_pong, encode_ready, encode_ready_as, greeting, subscription,
 };
 #[cfg(feature = "zmq")]
 pub use connection::{Connection, Reader, Writer};

@@ -6,11 +6,12 @@
 
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bai_proto::runner::Record;
 
+use crate::command;
 use crate::control::{Control, Run};
 use crate::lang::{Query, Runtime};
 use crate::outbox::Outbox;
@@ -78,17 +79,17 @@ impl Batch {
         }
     }
 
-    /// Query mode by a file; `None` when the language has an interpreter that stays.
-    pub fn query_by_file(&self, code: &str) -> Option<i32> {
+    /// Query mode by a file; 127 when the language has no such way.
+    pub fn query_by_file(&self, code: &str) -> i32 {
         let Query::File {
             name,
             prefix,
             command,
         } = self.runtime.language.query
         else {
-            return None;
+            return 127;
         };
-        Some(match self.scratch.write(name, &format!("{prefix}{code}")) {
+        match self.scratch.write(name, &format!("{prefix}{code}")) {
             Ok(file) => {
                 let folder = quoted(&self.scratch.path().display().to_string());
                 let file = quoted(&file.display().to_string());
@@ -99,7 +100,7 @@ impl Batch {
                     .complain(&format!("the code cannot be written to a file: {error}\n"));
                 -1
             }
-        })
+        }
     }
 
     fn default_step(&self, command: Option<&str>) -> i32 {
@@ -118,18 +119,21 @@ impl Batch {
             Err(error) => {
                 self.outbox
                     .complain(&format!("the command could not be run: {error}\n"));
-                -1
+                match error.kind() {
+                    io::ErrorKind::NotFound => 127,
+                    _ => -1,
+                }
             }
         }
     }
 
     fn try_shell(&self, command: &str) -> io::Result<End> {
-        let mut shell = Command::new("/bin/sh");
-        shell
-            .args(["-c", command])
+        let mut command = command::of(command)?;
+        command
             .env_clear()
-            .envs(&self.runtime.environ);
-        let (mut process, stdin) = Process::spawn(shell.stdin(Stdio::piped()), self.outbox.clone())?;
+            .envs(&self.runtime.environ)
+            .stdin(Stdio::piped());
+        let (mut process, stdin) = Process::spawn(&mut command, self.outbox.clone())?;
         let followed = match stdin {
             Some(stdin) => Stdin::new(stdin).and_then(|stdin| {
                 let stdin = Arc::new(Mutex::new(stdin));
@@ -150,7 +154,7 @@ impl Batch {
     fn follow(&self, process: &mut Process, stdin: &Mutex<Stdin>) -> io::Result<()> {
         let mut awaited = Awaited::default();
         while !process.has_ended() {
-            let seen = process.pump(None, Some(awaited.pause()))?;
+            let seen = process.pump(&[], Some(awaited.pause()))?;
             let lock = || stdin.lock().unwrap_or_else(PoisonError::into_inner);
             if awaited.begins(seen.output, lock) {
                 self.outbox.send(&Record::WaitingInput { is_password: None });

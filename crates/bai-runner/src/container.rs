@@ -1,4 +1,5 @@
-//! `bai-runner container UID GID SOCKET RUNTIME-TYPE [RUNTIME-PATH]`: the first process of a container of any image.
+//! `bai-runner container UID GID SOCKET NETWORK RUNTIME-TYPE [RUNTIME-PATH]`: the first process of a container of any image.
+//! NETWORK is `own` or `host`.
 //!
 //! It is started as the container's root, with no more capabilities than becoming somebody else takes, opens the agent's
 //! socket in a folder that only root may enter, becomes the session's user for good, and serves.
@@ -12,18 +13,19 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 
+use bai_proto::sandbox::Network;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
 
+use crate::door::Door;
 use crate::lang::Runtime;
 use crate::sandbox::init;
 
-const USAGE: &str = "usage: bai-runner container UID GID SOCKET RUNTIME-TYPE [RUNTIME-PATH]";
+const USAGE: &str = "usage: bai-runner container UID GID SOCKET own|host RUNTIME-TYPE [RUNTIME-PATH]";
 const NAME: &str = "work";
 const HOME: &str = "/home/work";
 
@@ -31,43 +33,42 @@ const HOME: &str = "/home/work";
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Option<Vec<String>> = arguments.map(|word| word.into_string().ok()).collect();
     let arguments = arguments.unwrap_or_default();
-    let [uid, gid, socket, runtime_type, path @ ..] = arguments.as_slice() else {
+    let [uid, gid, socket, network, runtime_type, path @ ..] = arguments.as_slice() else {
         return fail(USAGE);
     };
     let (Ok(uid), Ok(gid)) = (uid.parse::<u32>(), gid.parse::<u32>()) else {
         return fail(USAGE);
     };
-    let listener = match open(Path::new(socket), uid, gid) {
-        Ok(listener) => listener,
+    let network = match network.as_str() {
+        "own" => Network::Isolated,
+        "host" => Network::Host,
+        _ => return fail(USAGE),
+    };
+    let door = match open(Path::new(socket), uid, gid) {
+        Ok(door) => door,
         Err(error) => return fail(&error),
     };
     let environ = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let runtime = Runtime::new(runtime_type, path.first().map(String::as_str), &environ);
-    match init::supervise(None, move || crate::session::serve(&listener, runtime)) {
+    match init::supervise(None, move || crate::session::serve(door, runtime, network)) {
         Ok(code) => u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from),
         Err(fatal) => fail(&fatal.0),
     }
 }
 
 /// Opens the socket and becomes the session's user.
-fn open(socket: &Path, uid: u32, gid: u32) -> Result<UnixListener, String> {
+fn open(socket: &Path, uid: u32, gid: u32) -> Result<Door, String> {
     // An agent that is not root has to reach the socket, too; its folder keeps everybody else away.
     let mask = umask(Mode::empty());
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(format!("cannot replace {}: {error}", socket.display()));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)
-        .map_err(|error| format!("cannot listen on {}: {error}", socket.display()))?;
+    let door =
+        Door::open(socket).map_err(|error| format!("cannot listen on {}: {error}", socket.display()))?;
     umask(mask);
     introduce(uid, gid);
     become_user(uid, gid).map_err(|error| format!("cannot become user {uid}: {error}"))?;
     chdir(HOME).map_err(|error| format!("cannot enter {HOME}: {error}"))?;
-    Ok(listener)
+    Ok(door)
 }
 
 /// Gives up root, for good: no set-user-id program of the image brings it back.

@@ -25,7 +25,7 @@ pub fn run() -> ExitCode {
 }
 
 /// The executable of this name.
-fn find(program: &str, path: &OsStr) -> Option<PathBuf> {
+pub fn find(program: &str, path: &OsStr) -> Option<PathBuf> {
     let is_executable = |path: &PathBuf| {
         std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     };

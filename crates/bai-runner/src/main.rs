@@ -2,9 +2,13 @@
 //! (for containers, which are sandboxes already), and [`session`] is what both then do.
 
 mod batch;
+mod command;
 mod container;
 mod control;
-mod event;
+mod descriptors;
+mod door;
+mod hook;
+mod jupyter;
 mod lang;
 mod languages;
 mod outbox;
@@ -14,9 +18,11 @@ mod query;
 mod sandbox;
 mod scratch;
 mod serve;
+mod service;
 mod session;
 mod stdin;
 mod strays;
+mod terminal;
 
 use std::process::ExitCode;
 

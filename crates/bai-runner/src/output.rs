@@ -16,8 +16,11 @@ const CHUNK: usize = 16 << 10;
 /// Bytes taken from a pipe before anything else has its turn: as much as the largest pipe holds.
 const TURN: usize = 1 << 20;
 
+/// Bytes of withheld output that are kept, the last ones.
+const MAX_WITHHELD: usize = 4 << 10;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stream {
+pub enum Stream {
     Stdout,
     Stderr,
 }
@@ -29,6 +32,7 @@ pub struct Output {
     outbox: Outbox,
     left: usize,
     is_cut: bool,
+    withheld: Option<Vec<u8>>,
 }
 
 impl Output {
@@ -45,6 +49,7 @@ impl Output {
             outbox,
             left: MAX_OUTPUT,
             is_cut: false,
+            withheld: None,
         })
     }
 
@@ -52,6 +57,16 @@ impl Output {
     pub fn begin_run(&mut self) {
         self.left = MAX_OUTPUT;
         self.is_cut = false;
+    }
+
+    /// Keeps what is printed from now on from the user: what a program that starts says is of interest when it fails.
+    pub fn withhold(&mut self) {
+        self.withheld = Some(Vec::new());
+    }
+
+    /// The end of that, and the last of what was withheld.
+    pub fn release(&mut self) -> Vec<u8> {
+        self.withheld.take().unwrap_or_default()
     }
 
     /// The pipes that have not ended.
@@ -76,7 +91,10 @@ impl Output {
             match pipe.read(&mut buffer) {
                 Ok(0) => return false,
                 Ok(count) => {
-                    self.pass_on(stream, &buffer[..count]);
+                    match &mut self.withheld {
+                        Some(withheld) => keep_last(withheld, &buffer[..count]),
+                        None => self.pass_on(stream, &buffer[..count]),
+                    }
                     taken += count;
                     *found = true;
                 }
@@ -88,13 +106,14 @@ impl Output {
         true
     }
 
-    fn pass_on(&mut self, stream: Stream, bytes: &[u8]) {
+    /// Output of this run that came another way.
+    pub fn pass_on(&mut self, stream: Stream, bytes: &[u8]) {
         let kept = whole_characters(bytes, self.left);
         self.left -= kept.len();
-        if !kept.is_empty() {
+        for piece in kept.chunks(TURN) {
             self.outbox.send(&match stream {
-                Stream::Stdout => Record::Stdout(kept.to_vec()),
-                Stream::Stderr => Record::Stderr(kept.to_vec()),
+                Stream::Stdout => Record::Stdout(piece.to_vec()),
+                Stream::Stderr => Record::Stderr(piece.to_vec()),
             });
         }
         if kept.len() < bytes.len() && !self.is_cut {
@@ -106,6 +125,11 @@ impl Output {
             ));
         }
     }
+}
+
+fn keep_last(kept: &mut Vec<u8>, bytes: &[u8]) {
+    kept.extend_from_slice(bytes);
+    kept.drain(..kept.len().saturating_sub(MAX_WITHHELD));
 }
 
 /// The first `most` bytes, fewer if that would cut a character.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -31,7 +32,7 @@ pub struct Process {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     pub output: bool,
-    /// The other descriptor has something, or has ended.
+    /// One of the other descriptors has something, or has ended.
     pub other: bool,
 }
 
@@ -88,12 +89,12 @@ impl Process {
         self.end.is_some()
     }
 
-    /// Waits until the process prints something, ends, `other` has something, or `milliseconds` have passed; passes on
-    /// what was printed.
+    /// Waits until the process prints something, ends, one of `others` has something, or `milliseconds` have passed;
+    /// passes on what was printed.
     ///
     /// # Errors
     /// When polling fails.
-    pub fn pump(&mut self, other: Option<BorrowedFd<'_>>, milliseconds: Option<u16>) -> io::Result<Seen> {
+    pub fn pump(&mut self, others: &[BorrowedFd<'_>], milliseconds: Option<u16>) -> io::Result<Seen> {
         let is_alive = self.end.is_none();
         let exit = self.exit.as_ref().filter(|_| is_alive);
         let milliseconds = match exit {
@@ -104,7 +105,7 @@ impl Process {
         let mut polled: Vec<PollFd<'_>> = self.output.pipes().map(File::as_fd).map(watched).collect();
         let outputs = polled.len();
         polled.extend(exit.map(|exit| watched(exit.as_fd())));
-        polled.extend(other.map(watched));
+        polled.extend(others.iter().copied().map(watched));
         match poll(
             &mut polled,
             milliseconds.map_or(PollTimeout::NONE, PollTimeout::from),
@@ -114,7 +115,7 @@ impl Process {
             Err(error) => return Err(error.into()),
         }
         let is_ready = |polled: &PollFd<'_>| polled.any().unwrap_or(false);
-        let other = other.is_some() && polled.last().is_some_and(is_ready);
+        let other = polled[polled.len() - others.len()..].iter().any(is_ready);
         let may_have_ended = is_alive && (exit.is_none() || polled.get(outputs).is_some_and(is_ready));
         drop(polled);
         if may_have_ended {
@@ -123,6 +124,22 @@ impl Process {
         // What was printed before something else happened comes before it.
         let output = self.output.drain();
         Ok(Seen { output, other })
+    }
+
+    /// Waits for its end; false when the time is over first.
+    ///
+    /// # Errors
+    /// When polling fails.
+    pub fn ends_within(&mut self, time: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + time;
+        while !self.has_ended() {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            if left == 0 {
+                return Ok(false);
+            }
+            self.pump(&[], Some(u16::try_from(left).unwrap_or(u16::MAX)))?;
+        }
+        Ok(true)
     }
 
     /// Ends the process, if it has not ended, and says how it did.

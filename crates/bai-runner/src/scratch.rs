@@ -17,6 +17,11 @@ impl Default for Scratch {
 }
 
 impl Scratch {
+    /// One for a purpose of its own.
+    pub fn named(purpose: &str) -> Self {
+        Self(std::env::temp_dir().join(format!(".bai-{}-{purpose}", std::process::id())))
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::ExitCode;
 
+use bai_proto::sandbox::Network;
+
+use crate::door::Door;
 use crate::lang::Runtime;
 
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -24,12 +27,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
         .collect();
     let runtime = Runtime::new(&runtime_type.to_string_lossy(), path, &environ);
-    let removed = match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    match removed.and_then(|()| UnixListener::bind(socket)) {
-        Ok(listener) => match u8::try_from(crate::session::serve(&listener, runtime)) {
+    match Door::open(Path::new(socket)) {
+        Ok(door) => match u8::try_from(crate::session::serve(door, runtime, Network::Host)) {
             Ok(code) => ExitCode::from(code),
             Err(_) => ExitCode::FAILURE,
         },

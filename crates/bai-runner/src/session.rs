@@ -2,7 +2,8 @@
 //! 6.3, 6.4).
 //!
 //! Threads: one accepts agents, one hears the present agent, one writes records to it, one runs the steps in order,
-//! one passes on what background processes print.
+//! one passes on what background processes print, one gives out descriptors
+//! (`crate::descriptors`), one for each service stays with it (`crate::service`).
 //! Invariants: steps run strictly one at a time; the thread that hears the agent never waits for anything else, so that
 //! input and interrupts always arrive; no request, however malformed, ends the session; records that no agent has read
 //! wait in [`Outbox`] for the next one.
@@ -11,19 +12,25 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use bai_proto::runner::{Frame, FrameError, Record, Request};
+use bai_proto::sandbox::Network;
 
 use crate::batch::Batch;
 use crate::control::Control;
+use crate::descriptors;
+use crate::door::Door;
+use crate::hook;
 use crate::lang::Runtime;
 use crate::outbox::Outbox;
 use crate::query::Query;
+use crate::service::Services;
 use crate::strays::Strays;
+use crate::terminal::Terminal;
 
 /// Steps that may wait for the one that runs. An agent sends three for a run, and one run at a time.
 const MAX_STEPS: usize = 64;
@@ -38,9 +45,10 @@ enum Step {
     Complete(String),
 }
 
-/// Serves the runner protocol on `listener`, for ever. Returns the exit code if that is impossible.
-pub fn serve(listener: &UnixListener, runtime: Runtime) -> i32 {
-    match try_serve(listener, runtime) {
+/// Serves the agent behind `door`, for ever. Returns the exit code if that is impossible. `network` is what the session is in:
+/// programs can ask for input at a port of a network of its own.
+pub fn serve(door: Door, runtime: Runtime, network: Network) -> i32 {
+    match try_serve(door, runtime, network) {
         Ok(()) => 0,
         Err(error) => {
             // The log of the sandbox, or of the container.
@@ -50,10 +58,18 @@ pub fn serve(listener: &UnixListener, runtime: Runtime) -> i32 {
     }
 }
 
-fn try_serve(listener: &UnixListener, runtime: Runtime) -> io::Result<()> {
+fn try_serve(door: Door, runtime: Runtime, network: Network) -> io::Result<()> {
+    let runtime = Arc::new(runtime);
     let (outbox, control) = (Outbox::default(), Control::default());
+    if network == Network::Isolated {
+        // Without it programs read their standard input, as almost all do.
+        _ = hook::start(outbox.clone(), control.clone());
+    }
     let (steps, queue) = mpsc::sync_channel(MAX_STEPS);
     let (wake, waker) = io::pipe()?;
+    let terminal = Terminal::new(runtime.clone());
+    thread::Builder::new().spawn(move || descriptors::serve(&door.descriptors, terminal))?;
+    let services = Services::new(runtime.clone(), outbox.clone());
     let worker = Worker::new(runtime, &outbox, &control, &Strays::start()?);
     thread::Builder::new().spawn(move || worker.work(&queue, wake))?;
     let writer = outbox.clone();
@@ -61,13 +77,14 @@ fn try_serve(listener: &UnixListener, runtime: Runtime) -> io::Result<()> {
     let session = Session {
         outbox: outbox.clone(),
         control,
+        services,
         steps,
         waker: Arc::new(waker),
         started: Instant::now(),
     };
     let mut ear: Option<JoinHandle<()>> = None;
     loop {
-        let (stream, _) = listener.accept()?;
+        let (stream, _) = door.runs.accept()?;
         outbox.cut_off();
         if let Some(ear) = ear.take() {
             // It ends with the connection, and has told how that ended.
@@ -89,6 +106,7 @@ fn try_serve(listener: &UnixListener, runtime: Runtime) -> io::Result<()> {
 struct Session {
     outbox: Outbox,
     control: Control,
+    services: Services,
     steps: mpsc::SyncSender<Step>,
     /// One byte for each step.
     waker: Arc<PipeWriter>,
@@ -128,10 +146,7 @@ impl Session {
             }
             Request::Interrupt => return self.control.interrupt(),
             Request::Status => return self.outbox.answer(&Record::Status(self.status())),
-            Request::StartService(_) => {
-                let answer = r#"{"status": "failed", "error": "unsupported service"}"#;
-                return self.outbox.answer(&Record::ServiceResult(answer.to_owned()));
-            }
+            Request::StartService(json) => return self.services.start(&json),
             Request::Unknown(_) => return,
         };
         if let Err(mpsc::TrySendError::Full(step)) = self.steps.try_send(step) {
@@ -175,8 +190,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(runtime: Runtime, outbox: &Outbox, control: &Control, strays: &Strays) -> Self {
-        let runtime = Arc::new(runtime);
+    fn new(runtime: Arc<Runtime>, outbox: &Outbox, control: &Control, strays: &Strays) -> Self {
         Self {
             batch: Batch::new(runtime.clone(), outbox.clone(), control.clone(), strays.clone()),
             query: Query::new(runtime, outbox.clone(), control.clone(), strays.clone()),
@@ -211,9 +225,9 @@ impl Worker {
             }
             Step::Exec(_) if std::mem::take(&mut self.has_build_failed) => 127,
             Step::Exec(command) => self.batch.exec(command),
-            Step::Code(code) => match self.batch.query_by_file(code) {
+            Step::Code(code) => match self.query.run(code) {
                 Some(exit_code) => exit_code,
-                None => self.query.run(code),
+                None => self.batch.query_by_file(code),
             },
             Step::Complete(json) => return Record::Completion(self.query.complete(json)),
         };

@@ -116,6 +116,13 @@ impl Reader {
         )
         .await
     }
+
+    /// The agents that are `ALIVE`, and where they are called.
+    pub async fn addresses_of_agents(&self) -> Result<Vec<(AgentId, String)>> {
+        let sql = "SELECT id, addr FROM agents WHERE status = 'ALIVE' ORDER BY id";
+        self.list(sql, params![], |row| Ok((row.get("id")?, row.get("addr")?)))
+            .await
+    }
 }
 
 impl Tx {

@@ -14,7 +14,7 @@ use crate::driver::{Param, Row, params};
 use crate::store::places;
 use crate::{Reader, Result, Tx};
 
-/// How many sessions one statement of [`Tx::record_session_usage`] counts.
+/// How many sessions one statement reads ([`Reader::kernels`]) or counts ([`Tx::record_session_usage`]).
 const BATCH: usize = 100;
 
 /// A kernel with every column.
@@ -214,6 +214,20 @@ impl Reader {
             .await
     }
 
+    /// Those of these kernels that are recorded, in whatever state and order.
+    pub async fn kernels(&self, kernels: &[KernelId]) -> Result<Vec<KernelRow>> {
+        let mut rows = Vec::with_capacity(kernels.len());
+        for batch in kernels.chunks(BATCH) {
+            let condition = format!("WHERE k.id IN {}", places(1, batch.len()));
+            let params = batch.iter().map(|kernel| (*kernel).into()).collect();
+            rows.extend(
+                self.list(select_kernels!("").to_owned() + &condition, params, read)
+                    .await?,
+            );
+        }
+        Ok(rows)
+    }
+
     /// The kernels in one of these states, oldest first.
     pub async fn kernels_with_status(&self, statuses: &[KernelStatus]) -> Result<Vec<KernelRow>> {
         let condition = format!(
@@ -229,6 +243,15 @@ impl Reader {
         let sql =
             select_kernels!("WHERE k.agent = $1 AND k.status <> 'TERMINATED' ORDER BY k.created_at, k.id");
         self.list(sql, params![agent], read).await
+    }
+
+    /// Kernels that were recorded as ended because their agent was away, and may run there still, the last ones first.
+    pub async fn kernels_left_behind(&self, agent: &AgentId) -> Result<Vec<KernelId>> {
+        let sql = format!(
+            "SELECT id FROM kernels WHERE agent = $1 AND status = 'TERMINATED' AND status_info = 'agent-lost' \
+             ORDER BY terminated_at DESC LIMIT {BATCH}"
+        );
+        self.list(sql, params![agent], |row| row.get("id")).await
     }
 }
 

@@ -7,6 +7,7 @@ use bai_store::domain::NewDomain;
 use bai_store::schema::Lineage;
 use bai_store::usage::UsageQuery;
 use bai_store::{Error, Store, StoreOptions};
+use bai_testkit::services::Certificates;
 use bai_testkit::services::postgres::{Database, Postgres};
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -259,12 +260,127 @@ async fn a_restarted_database_is_used_again() {
     add_domain(&store, "back").await.expect("a domain");
 }
 
+/// Another password than ours, from some moment on, and ours again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_changes_is_told_and_made_up_for() {
+    let database = database!("a password that changes");
+    database.psql("CREATE ROLE keeper LOGIN SUPERUSER PASSWORD 'hunter2'");
+    let options = StoreOptions {
+        setting: "[db] in manager.toml".to_owned(),
+        ..StoreOptions::default()
+    };
+    let uri = database
+        .uri()
+        .replace("postgres:not-a-secret@", "keeper:hunter2@");
+    let store = Store::open_with(&uri, &options).await.expect("a database");
+    add_domain(&store, "kept").await.expect("a domain");
+    database.psql(
+        "ALTER ROLE keeper PASSWORD 'another'; \
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper'",
+    );
+    for _ in 0..3 {
+        let error = has_domain(&store, "kept").await.expect_err("a refusal");
+        let text = error.to_string();
+        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        for part in ["check the user and the password", "[db] in manager.toml"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    database.psql("ALTER ROLE keeper PASSWORD 'hunter2'");
+    assert!(has_domain(&store, "kept").await.expect("a look-up"));
+    store.close().await;
+    database.psql("REASSIGN OWNED BY keeper TO postgres; DROP OWNED BY keeper; DROP ROLE keeper");
+}
+
+/// Changes are refused with the reason, reads go on, what was acknowledged is there, and room is all that it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_made_up_for() {
+    let server = match Postgres::start_on_disk_of(128 << 20) {
+        Ok(server) => server,
+        Err(missing) => {
+            println!("SKIPPED: a full disk of PostgreSQL, because {missing}");
+            return;
+        }
+    };
+    let store = Store::open(&server.uri("postgres")).await.expect("a database");
+    add_domain(&store, "before").await.expect("a domain");
+    server.fill_disk();
+    let description = "x".repeat(500);
+    let mut acknowledged = vec!["before".to_owned()];
+    let refusal = loop {
+        let name = format!("domain-{}", acknowledged.len());
+        let domain = NewDomain {
+            description: Some(description.clone()),
+            ..domain(&name)
+        };
+        let mut tx = store.begin().await.expect("a unit of work");
+        let mut done = tx.insert_domain(&domain, NOW).await;
+        if done.is_ok() {
+            done = tx.commit().await;
+        }
+        match done {
+            Ok(()) => acknowledged.push(name),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 10_000, "the disk is not full");
+    };
+    assert!(matches!(refusal, Error::Unavailable(_)), "{refusal:?}");
+    let text = refusal.to_string();
+    assert!(
+        text.contains("No space left on device") && text.contains("the database address"),
+        "{text}"
+    );
+    for name in &acknowledged {
+        assert!(has_domain(&store, name).await.expect("reads go on"), "{name}");
+    }
+    server.make_room();
+    add_domain(&store, "after").await.expect("a domain");
+    let count = server.psql("postgres", "SELECT count(*) FROM domains");
+    assert_eq!(count.expect("a count"), (acknowledged.len() + 1).to_string());
+}
+
+/// The server's certificate is wanted, and believed when its authority is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_with_a_known_authority_only() {
+    let (certificates, strangers) = (Certificates::make(), Certificates::make());
+    let server = match Postgres::start_with_tls(&certificates) {
+        Ok(server) => server,
+        Err(missing) => {
+            println!("SKIPPED: TLS to PostgreSQL, because {missing}");
+            return;
+        }
+    };
+    let uri = |mode: &str, authority: &Certificates| {
+        let authority = authority.authority();
+        format!(
+            "{}?sslmode={mode}&sslrootcert={}",
+            server.uri("postgres"),
+            authority.display()
+        )
+    };
+    let encrypted = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE ssl AND application_name = 'bai'";
+    for mode in ["verify-ca", "verify-full"] {
+        let store = Store::open(&uri(mode, &certificates)).await.expect("a database");
+        add_domain(&store, mode).await.expect("a domain");
+        assert_ne!(server.psql("postgres", encrypted).expect("a count"), "0");
+        store.close().await;
+        let error = Store::open(&uri(mode, &strangers)).await.expect_err("a stranger");
+        let text = error.to_string();
+        assert!(
+            !error.is_retryable() && text.contains("check sslmode and sslrootcert"),
+            "{text}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_pool_says_so() {
     let database = database!("a busy pool");
     let options = StoreOptions {
         connections: 2,
-        connect_deadline: Duration::from_millis(200),
+        connect_deadline: Duration::from_secs(1),
         ..StoreOptions::default()
     };
     let store = Store::open_with(&database.uri(), &options)

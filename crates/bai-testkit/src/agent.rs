@@ -4,18 +4,21 @@
 //! destroyed, `fail <text>` is an exception of the agent, `panic <text>` a defect, `kinds` prints one thing of each kind; anything else runs and prints nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bai_model::{AgentId, KernelId, ResourceSlot, RunId, SlotTypes};
 use bai_proto::agent::{
     AgentError, AgentRpc, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, FileListing, KernelConfig,
-    KernelCreated, RunStatus, ServicePort,
+    KernelCreated, RunStatus, ServicePort, ServiceStart,
 };
 use bai_proto::event::{AgentEvent, AgentImage, AgentInfo};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
+
+use crate::service::{self, Services};
 
 /// The image that the fake agent offers, with the alias `python`.
 pub const IMAGE: &str = "index.docker.io/lablup/python:3.6-debian";
@@ -26,6 +29,8 @@ pub struct FakeAgent {
     state: Mutex<State>,
     interrupts: Notify,
     creations_are_held: watch::Sender<bool>,
+    /// It does what agents of 19.06 do, and says so of nothing else.
+    is_original: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +43,14 @@ struct State {
     next_destruction_fails: Option<AgentError>,
     /// Calls in order, by name.
     calls: Vec<String>,
+    /// What the calls of `execute` were asked to run, in order.
+    codes: Vec<String>,
     files: BTreeMap<(KernelId, String), Bytes>,
+    /// Services that have real ports, and those that were started.
+    services: Option<Arc<Services>>,
+    started: HashSet<(KernelId, String)>,
+    /// How many times a kernel was started.
+    lives: u32,
 }
 
 impl FakeAgent {
@@ -61,6 +73,11 @@ impl FakeAgent {
         }
     }
 
+    /// Makes it lack what agents of 19.06 lack.
+    pub fn be_original(&self) {
+        self.is_original.store(true, Ordering::Relaxed);
+    }
+
     /// Makes the next creation fail.
     pub fn fail_next_creation(&self, error: AgentError) {
         self.lock().next_creation_fails = Some(error);
@@ -74,6 +91,34 @@ impl FakeAgent {
     /// Makes creations wait until they are let go.
     pub fn hold_creations(&self, held: bool) {
         self.creations_are_held.send_replace(held);
+    }
+
+    /// Gives sessions that are made from now on services and a terminal on real ports.
+    pub async fn open_services(&self) -> Arc<Services> {
+        let services = Arc::new(Services::open().await);
+        self.lock().services = Some(Arc::clone(&services));
+        services
+    }
+
+    /// What `execute` was asked to run so far.
+    pub fn codes(&self) -> Vec<String> {
+        self.lock().codes.clone()
+    }
+
+    /// What a kernel is that has just been started.
+    async fn created(&self) -> KernelCreated {
+        let (services, life) = {
+            let mut state = self.lock();
+            state.lives += 1;
+            (state.services.clone(), state.lives)
+        };
+        let mut created = created();
+        if let Some(services) = services {
+            created.container_id = format!("fake-{life}");
+            created.service_ports = services.ports();
+            (created.stdin_port, created.stdout_port) = service::terminal(life).await;
+        }
+        created
     }
 
     /// The names of the calls so far.
@@ -194,12 +239,11 @@ impl AgentRpc for FakeAgent {
             .await
             .is_ok();
         assert!(let_go, "the sender is a part of this agent");
-        let mut state = self.lock();
-        if let Some(error) = state.next_creation_fails.take() {
+        if let Some(error) = self.lock().next_creation_fails.take() {
             return Err(error);
         }
-        state.kernels.insert(kernel, config);
-        Ok(created())
+        self.lock().kernels.insert(kernel, config);
+        Ok(self.created().await)
     }
 
     async fn destroy_kernel(&self, kernel: KernelId) -> Result<Option<Value>, AgentError> {
@@ -221,7 +265,7 @@ impl AgentRpc for FakeAgent {
     ) -> Result<KernelCreated, AgentError> {
         self.known("restart_kernel", kernel)?;
         self.lock().kernels.insert(kernel, config);
-        Ok(created())
+        Ok(self.created().await)
     }
 
     async fn execute(
@@ -230,6 +274,7 @@ impl AgentRpc for FakeAgent {
         request: ExecuteRequest,
     ) -> Result<Option<ExecuteReply>, AgentError> {
         self.known("execute", kernel)?;
+        self.lock().codes.push(request.code.clone());
         let run_id = request.run_id.unwrap_or_else(|| RunId("0".repeat(32)));
         let stdout = |text: &str| vec![ConsoleItem::Stdout(text.to_owned())];
         let (word, rest) = request.code.split_once(' ').unwrap_or((&request.code, ""));
@@ -323,12 +368,35 @@ impl AgentRpc for FakeAgent {
         self.known("refresh_idle", kernel)
     }
 
+    async fn start_service(
+        &self,
+        kernel: KernelId,
+        service: String,
+        _: Value,
+    ) -> Result<ServiceStart, AgentError> {
+        self.known("start_service", kernel)?;
+        if service == "broken" {
+            return Ok(ServiceStart::Failed("it is broken".to_owned()));
+        }
+        let is_new = self.lock().started.insert((kernel, service));
+        Ok(if is_new {
+            ServiceStart::Started
+        } else {
+            ServiceStart::Running
+        })
+    }
+
     async fn list_kernels(&self) -> Result<Vec<KernelId>, AgentError> {
+        if self.is_original.load(Ordering::Relaxed) {
+            return Err(AgentError::not_provided("list_kernels"));
+        }
         Ok(self.kernels())
     }
 
     async fn reset_agent(&self) -> Result<(), AgentError> {
-        self.lock().kernels.clear();
+        let mut state = self.lock();
+        state.calls.push("reset_agent".to_owned());
+        state.kernels.clear();
         Ok(())
     }
 }

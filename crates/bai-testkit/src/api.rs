@@ -12,7 +12,7 @@ use bai_gateway::auth::date;
 use bai_gateway::auth::signature::{Algorithm, Signed, sign};
 use bai_model::AgentId;
 use bai_model::time::Clock;
-use bai_proto::event::AgentEvent;
+use bai_proto::event::{AgentEvent, EventReceiver, ReceiverOptions};
 use bai_store::{Store, fixture};
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, tungstenite};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::ambient::{ManualClock, SeededRandom};
@@ -43,6 +44,8 @@ pub struct Api {
     random: Arc<SeededRandom>,
     router: axum::Router,
     ground: Ground,
+    stopping: CancellationToken,
+    servers: TaskTracker,
 }
 
 /// A request to be signed and sent.
@@ -114,6 +117,13 @@ impl Api {
 
     /// The same with a cast of the test's own.
     pub async fn start_with(cast: &Value) -> Self {
+        let mut api = Self::start_alone(cast).await;
+        api.attach_agent().await;
+        api
+    }
+
+    /// The same without any agent.
+    pub async fn start_alone(cast: &Value) -> Self {
         let start: DateTime<Utc> = "2019-07-15T12:34:56Z".parse().expect("a timestamp");
         let clock = Arc::new(ManualClock::at(start));
         let ground = Ground::open(clock.clone()).await;
@@ -126,9 +136,7 @@ impl Api {
         .expect("the cast");
         tx.commit().await.expect("the cast");
         let (fake, random) = (Arc::new(FakeAgent::default()), Arc::new(SeededRandom::default()));
-        let mut api = Self::boot(ground, clock, random, fake).await;
-        api.attach_agent().await;
-        api
+        Self::boot(ground, clock, random, fake).await
     }
 
     async fn boot(
@@ -145,13 +153,15 @@ impl Api {
             clock: clock.clone(),
             random: random.clone(),
             heartbeat_timeout: Duration::from_secs(30),
+            agent_tls: None,
         })
         .await
         .expect("a manager");
+        let stopping = CancellationToken::new();
         let options = GatewayOptions {
             clock: clock.clone(),
             random: random.clone(),
-            stopping: CancellationToken::new(),
+            stopping: stopping.clone(),
         };
         let router = bai_gateway::router(Arc::clone(&manager), options);
         let (events, _) = mpsc::channel(1);
@@ -165,6 +175,8 @@ impl Api {
             random,
             router,
             ground,
+            stopping,
+            servers: TaskTracker::new(),
         }
     }
 
@@ -188,17 +200,32 @@ impl Api {
         self.manager.wait_for_agent().await.expect("the agent registers");
     }
 
+    /// Takes events of agents on other hosts, as a configured manager does; gives the address for these.
+    pub async fn hear(&self, options: ReceiverOptions) -> SocketAddr {
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let receiver = EventReceiver::bind(address, options).await.expect("a port");
+        let address = receiver.local_addr().expect("an address");
+        let (events, received) = mpsc::channel(64);
+        self.manager.hear_agents(received);
+        tokio::spawn(receiver.run(events, CancellationToken::new()));
+        address
+    }
+
     /// Serves on loopback as the executable does, for as long as the test runs: for websockets, and for what is wrong
     /// below HTTP.
     pub async fn listen(&self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(bai_gateway::serve(
-            listener,
-            self.router.clone(),
-            CancellationToken::new(),
-        ));
+        let (router, stopping) = (self.router.clone(), self.stopping.clone());
+        self.servers.spawn(bai_gateway::serve(listener, router, stopping));
         address
+    }
+
+    /// Stops every server that [`Api::listen`]s, as the executable does, and waits for it.
+    pub async fn stop_serving(&self) {
+        self.stopping.cancel();
+        self.servers.close();
+        self.servers.wait().await;
     }
 
     /// Opens a signed websocket at a server that [`Api::listen`]s.
@@ -273,19 +300,7 @@ impl Api {
 
     /// Sends a request exactly as it is.
     pub async fn send_raw(&self, method: &str, target: &str, headers: HeaderMap, body: Vec<u8>) -> Answer {
-        let mut request = http::Request::new(Body::from(body.clone()));
-        *request.method_mut() = method.parse().expect("a method");
-        *request.uri_mut() = target.parse().expect("a target");
-        *request.headers_mut() = headers;
-        if !body.is_empty() {
-            request.headers_mut().insert("content-length", body.len().into());
-        }
-        let answer = self
-            .router
-            .clone()
-            .oneshot(request)
-            .await
-            .expect("the router never fails");
+        let answer = self.ask(method, target, headers, body).await;
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes().to_vec();
         Answer {
@@ -293,5 +308,33 @@ impl Api {
             headers: parts.headers,
             body,
         }
+    }
+
+    /// Signs and sends a request whose answer is read as it comes.
+    pub async fn follow(&self, request: Request) -> http::Response<Body> {
+        let headers = self.sign(&request, "127.0.0.1:8081");
+        self.ask(&request.method, &request.target, headers, request.body)
+            .await
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> http::Response<Body> {
+        let mut request = http::Request::new(Body::from(body.clone()));
+        *request.method_mut() = method.parse().expect("a method");
+        *request.uri_mut() = target.parse().expect("a target");
+        *request.headers_mut() = headers;
+        if !body.is_empty() {
+            request.headers_mut().insert("content-length", body.len().into());
+        }
+        self.router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router never fails")
     }
 }

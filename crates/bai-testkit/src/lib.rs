@@ -15,7 +15,11 @@ pub mod api;
 #[cfg(feature = "api")]
 pub mod cast;
 #[cfg(feature = "api")]
-mod profile;
+pub mod profile;
+#[cfg(feature = "api")]
+pub mod remote;
+#[cfg(feature = "api")]
+pub mod service;
 pub mod services;
 
 #[cfg(feature = "api")]
@@ -24,3 +28,5 @@ pub use agent::FakeAgent;
 pub use api::{Answer, Api, Request};
 #[cfg(feature = "api")]
 pub use cast::Role;
+#[cfg(feature = "api")]
+pub use remote::RemoteAgent;

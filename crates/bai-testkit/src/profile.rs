@@ -1,4 +1,4 @@
-//! What the API stands on in tests: everything in memory, or real servers when `BAI_TEST_PROFILE` is `cluster`.
+//! What tests stand on: the embedded profile, or real servers when `BAI_TEST_PROFILE` is `cluster`.
 //!
 //! Invariant: tests that run side by side see nothing of each other. Each has a database and a namespace of its own in
 //! servers that the test program shares, and a Redis server of its own, because there the names of keys are the original's.
@@ -16,8 +16,63 @@ use bai_store::Store;
 use crate::services::postgres::Database;
 use crate::services::{Etcd, Missing, Postgres, Redis};
 
-/// The variable that chooses: `embedded`, which is also the default, or `cluster`.
-const PROFILE: &str = "BAI_TEST_PROFILE";
+/// The variable that chooses.
+const VARIABLE: &str = "BAI_TEST_PROFILE";
+
+/// What a server under test stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Files or memory; the default.
+    Embedded,
+    /// PostgreSQL, etcd and Redis.
+    Cluster,
+}
+
+impl Profile {
+    /// As `BAI_TEST_PROFILE` says: `embedded` or `cluster`.
+    ///
+    /// # Panics
+    /// When it says something else.
+    pub fn chosen() -> Self {
+        match env::var(VARIABLE).as_deref() {
+            Err(_) | Ok("" | "embedded") => Self::Embedded,
+            Ok("cluster") => Self::Cluster,
+            Ok(other) => panic!("{VARIABLE} must be embedded or cluster, not {other}"),
+        }
+    }
+}
+
+/// The services of one test on the cluster profile, which nobody else uses. What it wrote goes with it.
+#[derive(Debug)]
+pub struct Servers {
+    pub database: Database<'static>,
+    pub etcd: &'static Etcd,
+    /// Of its keys in etcd.
+    pub namespace: String,
+    pub redis: Redis,
+}
+
+impl Servers {
+    /// New and empty ones.
+    ///
+    /// # Panics
+    /// When one is not installed: whoever chose the profile should have looked.
+    pub fn start() -> Self {
+        let started = Self::try_start();
+        started.unwrap_or_else(|missing| panic!("{VARIABLE}=cluster cannot be tested here: {missing}"))
+    }
+
+    fn try_start() -> Result<Self, Missing> {
+        static ETCD: OnceLock<Result<Etcd, Missing>> = OnceLock::new();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        Ok(Self {
+            database: Postgres::shared()?.database(None),
+            etcd: ETCD.get_or_init(Etcd::start).as_ref().map_err(Clone::clone)?,
+            namespace: format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
+            redis: Redis::start()?,
+        })
+    }
+}
 
 /// A database, a configuration store and a broker.
 #[derive(Debug)]
@@ -28,45 +83,27 @@ pub(crate) struct Ground {
     servers: Option<Servers>,
 }
 
-/// What goes when the test ends.
-#[derive(Debug)]
-struct Servers {
-    database: Database<'static>,
-    redis: Redis,
-}
-
 impl Ground {
     /// New and empty.
     ///
     /// # Panics
-    /// When the profile is unknown or one of its servers is not installed: whoever chose it should have looked.
+    /// As [`Profile::chosen`] and [`Servers::start`].
     pub async fn open(clock: Arc<dyn Clock>) -> Self {
-        match env::var(PROFILE).as_deref() {
-            Err(_) | Ok("" | "embedded") => {
+        match Profile::chosen() {
+            Profile::Embedded => {
                 Self::connect("sqlite::memory:", "memory:", "memory:", "test", clock, None).await
             }
-            Ok("cluster") => Self::in_cluster(clock).await.unwrap_or_else(|missing| {
-                panic!("{PROFILE}=cluster cannot be tested here: {missing}");
-            }),
-            Ok(other) => panic!("{PROFILE} must be embedded or cluster, not {other}"),
+            Profile::Cluster => {
+                let servers = Servers::start();
+                let (database, etcd, redis) = (
+                    servers.database.uri(),
+                    format!("etcd://{}", servers.etcd.address()),
+                    format!("redis://{}", servers.redis.address()),
+                );
+                let namespace = servers.namespace.clone();
+                Self::connect(&database, &etcd, &redis, &namespace, clock, Some(servers)).await
+            }
         }
-    }
-
-    async fn in_cluster(clock: Arc<dyn Clock>) -> Result<Self, Missing> {
-        static ETCD: OnceLock<Result<Etcd, Missing>> = OnceLock::new();
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let etcd = ETCD.get_or_init(Etcd::start).as_ref().map_err(Clone::clone)?;
-        let servers = Servers {
-            database: Postgres::shared()?.database(None),
-            redis: Redis::start()?,
-        };
-        let namespace = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (database, etcd, redis) = (
-            servers.database.uri(),
-            format!("etcd://{}", etcd.address()),
-            format!("redis://{}", servers.redis.address()),
-        );
-        Ok(Self::connect(&database, &etcd, &redis, &namespace, clock, Some(servers)).await)
     }
 
     async fn connect(

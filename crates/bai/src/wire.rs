@@ -16,13 +16,15 @@ use bai_gateway::{GatewayOptions, ServeOptions};
 use bai_model::AgentId;
 use bai_model::random::Random;
 use bai_model::time::Clock;
+use bai_proto::event::{EventReceiver, ReceiverOptions};
 use bai_proto::sandbox::Refusal;
+use bai_proto::zmtp::{AllowList, Tls};
 use bai_store::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Loaded;
+use crate::config::{AgentTls, HostPort, Loaded};
 use crate::credentials::Credentials;
 use crate::daemon::listen::listen;
 use crate::seed::seed;
@@ -53,10 +55,66 @@ pub struct StackOptions {
     pub accounts: FirstAccounts,
     /// Sessions run in this process too.
     pub agent: Option<LocalAgent>,
-    /// `host:port` that agents are told to send their events to, if this manager registers with the cluster.
-    pub event_address: Option<String>,
+    /// How agents on other hosts are heard and called, if they are.
+    pub agents: Option<RemoteAgents>,
     /// How long an agent may be silent before it is lost.
     pub heartbeat_timeout: Duration,
+}
+
+/// How agents on other hosts are heard and called.
+#[derive(Clone, Debug)]
+pub struct RemoteAgents {
+    /// Where events are taken.
+    pub listen: HostPort,
+    /// Where agents are told to send them.
+    pub advertise: HostPort,
+    pub events: ReceiverOptions,
+}
+
+impl RemoteAgents {
+    /// As `manager.toml` says.
+    fn configured(loaded: &Loaded) -> Result<Self> {
+        let (manager, bai) = (&loaded.config.manager, &loaded.config.bai);
+        let tls = bai.agent_tls.as_ref().map(agent_tls).transpose()?;
+        let listen = manager.event_listen_addr.clone();
+        Ok(Self {
+            advertise: bai.event_advertise_addr.clone().unwrap_or_else(|| listen.clone()),
+            listen,
+            events: ReceiverOptions {
+                allow: AllowList::parse(&bai.event_peers).context("bai.event-peers")?,
+                tls,
+                check_sources: bai.check_event_sources,
+                ..ReceiverOptions::default()
+            },
+        })
+    }
+
+    /// Begins to take events.
+    async fn listen(self, manager: &Arc<Manager>, stop: CancellationToken) -> Result<JoinHandle<()>> {
+        let context = || format!("cannot listen on {} (manager.event-listen-addr)", self.listen);
+        let resolved = tokio::net::lookup_host((self.listen.host.as_str(), self.listen.port)).await;
+        let address = resolved.with_context(context)?.next();
+        let address = address.context("the name has no address").with_context(context)?;
+        if address.ip().is_unspecified() && self.advertise == self.listen {
+            tracing::warn!(
+                "agents are told to send their events to {}, which leads nowhere from other hosts: set \
+                 event-advertise-addr in [bai]",
+                self.advertise
+            );
+        }
+        let receiver = EventReceiver::bind(address, self.events).await;
+        let receiver = receiver.with_context(context)?;
+        let (events, received) = mpsc::channel(EVENT_BACKLOG);
+        manager.hear_agents(received);
+        Ok(tokio::spawn(receiver.run(events, stop)))
+    }
+}
+
+fn agent_tls(files: &AgentTls) -> Result<Tls> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (authority, cert, key) = (read(&files.authority)?, read(&files.cert)?, read(&files.key)?);
+    Tls::new(&authority, &cert, &key)
+        .context("agent-tls-authority, agent-tls-cert and agent-tls-key in [bai]")
 }
 
 /// Whether a database without accounts gets some, with random keys.
@@ -138,7 +196,7 @@ impl StackOptions {
                 only_image: options.only_image,
                 runtime: options.runtime,
             }),
-            event_address: None,
+            agents: None,
             heartbeat_timeout: EMBEDDED_HEARTBEAT_TIMEOUT,
         })
     }
@@ -179,7 +237,7 @@ impl StackOptions {
             registries: registries(loaded),
             accounts: data_dir.map_or(FirstAccounts::None, FirstAccounts::Kept),
             agent,
-            event_address: Some(config.manager.event_listen_addr.to_string()),
+            agents: Some(RemoteAgents::configured(loaded)?),
             heartbeat_timeout: Duration::from_secs_f64(config.manager.heartbeat_timeout)
                 .max(LEAST_HEARTBEAT_TIMEOUT),
         })
@@ -217,6 +275,7 @@ pub struct Stack {
     pub sessions: Option<String>,
     agent: Option<(Arc<Agent>, LocalAgent)>,
     registration: Option<Presence>,
+    hearing: Option<JoinHandle<()>>,
     stopping: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -257,6 +316,10 @@ impl Stack {
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
             heartbeat_timeout: options.heartbeat_timeout,
+            agent_tls: options
+                .agents
+                .as_ref()
+                .and_then(|agents| agents.events.tls.clone()),
         })
         .await?;
         let (agent, sessions) = match options.agent {
@@ -275,9 +338,13 @@ impl Stack {
             stopping: stopping.clone(),
         };
         let router = bai_gateway::router(Arc::clone(&manager), gateway);
-        let registration = match &options.event_address {
-            None => None,
-            Some(event_address) => Some(register(&config, event_address).await?),
+        let (registration, hearing) = match options.agents {
+            None => (None, None),
+            Some(agents) => {
+                let advertise = agents.advertise.to_string();
+                let hearing = agents.listen(&manager, stopping.clone()).await?;
+                (Some(register(&config, &advertise).await?), Some(hearing))
+            }
         };
         // Nothing is waited for from here on: whoever gets through is served by a stack that can be stopped.
         let listener = listen(options.listener).with_context(|| format!("cannot listen on {endpoint}"))?;
@@ -290,6 +357,7 @@ impl Stack {
             sessions,
             agent,
             registration,
+            hearing,
             stopping,
             server,
         })
@@ -312,6 +380,11 @@ impl Stack {
         }
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended badly");
+        }
+        if let Some(hearing) = self.hearing
+            && let Err(error) = hearing.await
+        {
+            tracing::error!(%error, "hearing agents ended badly");
         }
         self.manager.shutdown().await;
         if let Some((agent, local)) = self.agent {

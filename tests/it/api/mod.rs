@@ -1,6 +1,7 @@
 //! Ring 3: the API in process, by roles, a file for each resource.
 
 mod accounts;
+mod agents;
 mod bad_input;
 mod config;
 mod edge;

@@ -9,16 +9,16 @@ use serde_json::json;
 use super::{PATIENCE, Place};
 
 /// The services of a site. Redis wants a password, which etcd knows.
-pub(super) struct Services {
-    pub(super) postgres: Postgres,
-    etcd: Etcd,
-    pub(super) redis: Redis,
+pub(crate) struct Services {
+    pub(crate) postgres: Postgres,
+    pub(crate) etcd: Etcd,
+    pub(crate) redis: Redis,
 }
 
 impl Services {
     /// `None` after saying why.
     #[expect(clippy::print_stdout, reason = "how a test says that it was skipped")]
-    pub(super) fn start(what: &str) -> Option<Self> {
+    pub(crate) fn start(what: &str) -> Option<Self> {
         let start = || -> Result<Self, Missing> {
             Ok(Self {
                 postgres: Postgres::start()?,
@@ -35,8 +35,8 @@ impl Services {
         }
     }
 
-    /// A place whose configuration names them as 19.06 does.
-    pub(super) fn place(&self, database: &Database<'_>, bai: &str) -> Place {
+    /// A place whose configuration names them as 19.06 does; `bai` as in [`Place::new`].
+    pub(crate) fn place(&self, database: &Database<'_>, bai: &str) -> Place {
         let place = Place::empty();
         let uri = database.uri();
         let (credentials, _) = uri.strip_prefix("postgres://").unwrap().split_once('@').unwrap();
@@ -49,14 +49,14 @@ impl Services {
                 self.postgres.port(),
                 database.name()
             ),
-            "event-listen-addr = '127.0.0.1:5999'",
-            bai,
+            "",
+            &bai.replace("{folder}", &place.folder.path().display().to_string()),
         );
         place
     }
 }
 
-pub(super) fn run(place: &Place, words: &[&str]) -> String {
+pub(crate) fn run(place: &Place, words: &[&str]) -> String {
     let output = place.command(words).output().unwrap();
     assert!(output.status.success(), "{words:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -138,7 +138,7 @@ fn a_site_is_set_up_served_and_served_again_after_each_service_was_away() {
     assert!(id.starts_with("i-"), "{id}");
     assert_eq!(
         run(&place, &["etcd", "get", "nodes/manager/event_addr"]),
-        "127.0.0.1:5999\n"
+        format!("127.0.0.1:{}\n", place.event_port)
     );
 
     services.postgres.stop();

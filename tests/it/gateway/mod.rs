@@ -1,10 +1,11 @@
 //! `bai gateway` as operators run it: [`daemon`] is what the process does, [`cluster`] what it does with PostgreSQL, etcd
-//! and Redis, [`commands`] the administrator's commands beside it, [`locks`] what
+//! and Redis, [`faults`] what it does when something happens to one of them, [`commands`] the administrator's commands beside it, [`locks`] what
 //! its reads wait for.
 
-mod cluster;
+pub(crate) mod cluster;
 mod commands;
 mod daemon;
+mod faults;
 mod locks;
 
 use std::fs;
@@ -15,6 +16,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use bai_testkit::services::end_processes_of;
 use tempfile::TempDir;
 
 use crate::server::bai;
@@ -23,9 +25,10 @@ use crate::server::bai;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder with a `manager.toml` for a small site, without services.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
     port: u16,
+    event_port: u16,
     starts: AtomicU32,
 }
 
@@ -52,19 +55,21 @@ impl Place {
         _ = rustls::crypto::ring::default_provider().install_default();
         // Where a daemon that gives up root may look around.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, event_port] = ports.map(|port| port.local_addr().unwrap().port());
         Self {
             folder,
             port,
+            event_port,
             starts: AtomicU32::new(0),
         }
     }
 
     fn write(&self, services: &str, manager: &str, bai: &str) {
         let text = format!(
-            "{services}[manager]\nservice-addr = '127.0.0.1:{}'\n{manager}\n[bai]\n{bai}\n",
-            self.port
+            "{services}[manager]\nservice-addr = '127.0.0.1:{}'\nevent-listen-addr = '127.0.0.1:{}'\n{manager}\n\
+             [bai]\n{bai}\n",
+            self.port, self.event_port
         );
         fs::write(self.config(), text).unwrap();
     }
@@ -105,7 +110,7 @@ impl Place {
     }
 
     /// Starts the daemon and waits until it serves.
-    fn start(&self, environment: &[(&str, &str)]) -> Daemon {
+    pub(crate) fn start(&self, environment: &[(&str, &str)]) -> Daemon {
         let mut daemon = self.spawn(environment);
         daemon.wait_for("the API", |_| self.connects());
         daemon
@@ -115,13 +120,19 @@ impl Place {
         TcpStream::connect(("127.0.0.1", self.port)).is_ok()
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        end_processes_of(self.folder.path());
+    }
+}
+
 /// A running daemon, killed when the test ends.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     stderr: PathBuf,
 }
@@ -158,7 +169,7 @@ impl Daemon {
     }
 
     /// Stops it, and checks that it ends well.
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.signal("-TERM");
         self.stop_after_signal();
     }

@@ -165,7 +165,7 @@ async fn every_kind_of_image_is_understood_and_a_broken_one_stops_nothing() {
 
 #[tokio::test]
 async fn what_is_not_answered_or_not_a_registrys_stays() {
-    let Some(mut site) = Site::start().await else {
+    let Some(site) = Site::start().await else {
         return;
     };
     let tag = "images/cr.test/lablup%2Fpython/3.6";

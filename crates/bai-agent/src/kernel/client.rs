@@ -9,9 +9,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bai_proto::runner::{Frame, FrameError, MAX_RECORD, Record, Request};
+use bai_proto::runner::{
+    Frame, FrameError, MAX_RECORD, Record, Request, ServiceRequest, ServiceResult, ServiceStatus,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::logs::Log;
@@ -29,12 +31,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a request may wait until there is room for it.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
+/// Answers about services that may wait for whoever asked.
+const SERVICE_BACKLOG: usize = 128;
 
 /// Talks to the runner of one life of a kernel.
 #[derive(Debug)]
 pub(crate) struct Client {
     requests: mpsc::Sender<Request>,
     completions: tokio::sync::Mutex<mpsc::Receiver<String>>,
+    services: broadcast::Sender<ServiceResult>,
 }
 
 /// The runner takes no requests.
@@ -43,7 +48,8 @@ pub(crate) struct Client {
 pub(crate) struct Unresponsive;
 
 impl Client {
-    /// Connects in the background until `ended`. The receiver gets the runner's records, completions excepted.
+    /// Connects in the background until `ended`. The receiver gets the runner's records, answers to other questions
+    /// excepted.
     pub fn start(
         tasks: &Tasks,
         runtime: Arc<dyn Runtime>,
@@ -53,6 +59,7 @@ impl Client {
         let (requests, outgoing) = mpsc::channel(REQUEST_BACKLOG);
         let (incoming, records) = mpsc::channel(RECORD_BACKLOG);
         let (completion, completions) = mpsc::channel(REQUEST_BACKLOG);
+        let services = broadcast::Sender::new(SERVICE_BACKLOG);
         let log = Log::open(&spec.scratch);
         let mut connection = Connection {
             runtime,
@@ -61,6 +68,7 @@ impl Client {
             unsent: None,
             incoming,
             completion,
+            services: services.clone(),
             log,
         };
         tasks.spawn_until_stopped("runner connection", async move {
@@ -70,6 +78,7 @@ impl Client {
             Self {
                 requests,
                 completions: tokio::sync::Mutex::new(completions),
+                services,
             },
             records,
         )
@@ -102,6 +111,29 @@ impl Client {
             .await
             .unwrap_or(Ok(None))
     }
+
+    /// Asks for a service, and waits for the answer about it; `None` if the kernel goes away meanwhile.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn start_service(
+        &self,
+        request: &ServiceRequest,
+    ) -> Result<Option<ServiceResult>, Unresponsive> {
+        let mut results = self.services.subscribe();
+        let json = serde_json::json!(request).to_string();
+        self.send(Request::StartService(json)).await?;
+        loop {
+            match results.recv().await {
+                // Runners of 19.06 do not say which service they mean.
+                Ok(result) if result.name.as_ref().is_none_or(|name| *name == request.name) => {
+                    return Ok(Some(result));
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return Ok(None),
+            }
+        }
+    }
 }
 
 struct Connection {
@@ -112,6 +144,7 @@ struct Connection {
     unsent: Option<Frame>,
     incoming: mpsc::Sender<Record>,
     completion: mpsc::Sender<String>,
+    services: broadcast::Sender<ServiceResult>,
     log: Log,
 }
 
@@ -123,7 +156,8 @@ impl Connection {
                 Ok(Ok(stream)) => {
                     pause = FIRST_PAUSE;
                     let (reader, writer) = tokio::io::split(stream);
-                    let reading = read(reader, &self.incoming, &self.completion, &mut self.log);
+                    let answers = (&self.completion, &self.services);
+                    let reading = read(reader, &self.incoming, answers, &mut self.log);
                     let writing = write(writer, &mut self.outgoing, &mut self.unsent);
                     let outcome = tokio::select! {
                         outcome = reading => outcome,
@@ -146,7 +180,7 @@ impl Connection {
 async fn read(
     mut stream: impl AsyncRead + Unpin,
     incoming: &mpsc::Sender<Record>,
-    completion: &mpsc::Sender<String>,
+    (completion, services): (&mpsc::Sender<String>, &broadcast::Sender<ServiceResult>),
     log: &mut Log,
 ) -> Result<(), FrameError> {
     let mut stream = tokio::io::BufReader::new(&mut stream);
@@ -154,7 +188,9 @@ async fn read(
         match truncated(Record::from_frame(frame)) {
             // An answer that nobody waits for is dropped.
             Record::Completion(json) => _ = completion.try_send(json),
-            Record::Status(_) | Record::ServiceResult(_) | Record::Unknown(_) => {}
+            Record::ServiceResult(json) => pass_on(&json, services),
+            Record::ServiceOutput(bytes) => log.append(&bytes),
+            Record::Status(_) | Record::Unknown(_) => {}
             record => {
                 if let Record::Stdout(bytes) | Record::Stderr(bytes) = &record {
                     log.append(bytes);
@@ -166,6 +202,22 @@ async fn read(
         }
     }
     Ok(())
+}
+
+/// Gives an answer about a service to whoever asked.
+fn pass_on(json: &str, services: &broadcast::Sender<ServiceResult>) {
+    match serde_json::from_str::<ServiceResult>(json) {
+        Ok(ended) if ended.status == ServiceStatus::Ended => {
+            tracing::info!(
+                service = ended.name,
+                how = ended.error,
+                "a service of a session ended"
+            );
+        }
+        // Nobody may wait for it any more.
+        Ok(result) => _ = services.send(result),
+        Err(error) => tracing::warn!(%error, "a runner's answer about a service cannot be read"),
+    }
 }
 
 async fn write(

@@ -17,6 +17,7 @@ use bai_proto::agent::{AgentError, KernelConfig, KernelCreated};
 use bai_proto::event::AgentEvent;
 use serde_json::Value;
 
+use super::listen::{Listeners, OWN_PORTS};
 use super::registry::{Kernel, Life};
 use super::state::{KernelState, Phase, note_active_run, read_active_run};
 use super::{config_dir, logs, plan, trash};
@@ -29,8 +30,6 @@ use crate::tasks::blocking;
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 const KILL_DEADLINE: Duration = Duration::from_secs(45);
-/// Ports that every kernel has: input and output of its runner.
-const REPL_PORTS: usize = 2;
 
 /// Creates a kernel, or says again how it was created.
 pub(crate) async fn create(
@@ -86,12 +85,11 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
     });
     let image = host.images.obtain(&config.image, pulling).await?;
     let labels = image.labels;
-    let mut services = plan::services(&labels)?;
+    let services = plan::services(&labels)?;
     let folders = plan::folders(&config.mounts, &host.layout.mounts, &host.layout.mount_prefix)?;
-    let grant = take(host, id, &config.resource_slots, REPL_PORTS + services.len())?;
-    for (service, port) in services.iter_mut().zip(grant.ports.iter().skip(REPL_PORTS)) {
-        service.host_port = *port;
-    }
+    let mut grant = take(host, id, &config.resource_slots, OWN_PORTS + services.len())?;
+    let mut ports = std::mem::take(&mut grant.ports);
+    let listeners = Listeners::bind(host, id, &mut ports).await?;
     host.tell(AgentEvent::KernelCreating { kernel: id }).await;
     let label = |name: &str| labels.get(name).cloned();
     let devices = host.ledger().give(&grant.share);
@@ -104,17 +102,26 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         runtime_type: label("ai.backend.runtime-type").unwrap_or_else(|| "python".to_owned()),
         runtime_path: label("ai.backend.runtime-path"),
         slots: config.resource_slots.clone(),
-        environ: plan::environ(&config, &labels, grant.share.cpu.len(), &devices),
+        environ: plan::environ(
+            &config,
+            &labels,
+            grant.share.cpu.len(),
+            host.runtime.uid(),
+            &devices,
+        ),
         devices,
         grant,
+        terminal_ports: None,
+        service_commands: plan::service_commands(&labels),
         service_ports: services,
         idle_timeout: config.idle_timeout,
         folders,
     };
+    state.set_ports(ports);
     let scratch = host.layout.scratch_of(id);
     let prepared = state.clone();
     disk(move || prepare(&scratch, &prepared)).await?;
-    let life = start(host, &mut state).await?;
+    let life = start(host, &mut state, listeners).await?;
     let kernel = Kernel::new(state, host.clock.now());
     kernel.begin_life(Arc::clone(&life));
     let kernel = Arc::new(kernel);
@@ -153,7 +160,11 @@ fn prepare(scratch: &Path, state: &KernelState) -> io::Result<()> {
 }
 
 /// Starts the processes of a kernel whose state is on disk, and writes down that they run.
-async fn start(host: &Arc<Host>, state: &mut KernelState) -> Result<Arc<Life>, Failure> {
+async fn start(
+    host: &Arc<Host>,
+    state: &mut KernelState,
+    listeners: Listeners,
+) -> Result<Arc<Life>, Failure> {
     let scratch = host.layout.scratch_of(state.kernel);
     let spec = state.spec(&scratch);
     let keep = |state: &KernelState| {
@@ -185,13 +196,7 @@ async fn start(host: &Arc<Host>, state: &mut KernelState) -> Result<Arc<Life>, F
         return Err(error.into());
     }
     tracing::info!(kernel.id = %state.kernel, generation = state.generation, container = started.container_id, "kernel started");
-    Ok(Life::begin(
-        host,
-        spec,
-        state.generation,
-        started.container_id,
-        None,
-    ))
+    Ok(Life::begin(host, state, listeners, started.container_id, None))
 }
 
 /// Waits for the kernel to end by itself.
@@ -276,7 +281,7 @@ async fn remove(host: &Arc<Host>, kernel: &Arc<Kernel>, reason: &str) -> Result<
     Ok(stats)
 }
 
-/// Replaces the processes of a kernel, keeping its files, slots, ports and folders.
+/// Replaces the processes of a kernel, keeping its files, slots and folders. Its ports are others (2.4).
 pub(crate) async fn restart(
     host: &Arc<Host>,
     id: KernelId,
@@ -293,13 +298,16 @@ pub(crate) async fn restart(
         &config,
         &config.image.labels,
         state.grant.share.cpu.len(),
+        host.runtime.uid(),
         &state.devices,
     );
+    let (listeners, former_ports) = other_ports(host, &mut state).await?;
     let written = state.clone();
     let dir = scratch.clone();
     disk(move || written.write(&dir)).await?;
     kernel.set_state(state.clone());
     kernel.end_life();
+    host.ledger().return_ports(id, &former_ports);
     if let Some(old) = old {
         kill(host, &state.spec(&scratch), &old).await?;
     }
@@ -311,7 +319,7 @@ pub(crate) async fn restart(
     .await?;
     state.container_id = None;
     // On failure the kernel stays without a life; what it holds is given back when it is destroyed.
-    let started = start(host, &mut state).await;
+    let started = start(host, &mut state, listeners).await;
     kernel.set_state(state);
     let life = started.map_err(|failure| failure.error)?;
     kernel.begin_life(Arc::clone(&life));
@@ -319,6 +327,26 @@ pub(crate) async fn restart(
     watch(host, id, &life);
     host.tell(AgentEvent::KernelStarted { kernel: id }).await;
     Ok(kernel.created(host))
+}
+
+/// Gives a kernel that is being restarted other ports; those that it had, to be returned when nothing listens there.
+/// When all ports are taken, it goes on with those that it has.
+async fn other_ports(host: &Host, state: &mut KernelState) -> Result<(Listeners, Vec<u16>), AgentError> {
+    let (id, former) = (state.kernel, state.grant.ports.clone());
+    let more = host.ledger().add_ports(id, OWN_PORTS + state.service_ports.len());
+    let Some(mut ports) = more else {
+        return Ok((Listeners::default(), Vec::new()));
+    };
+    match Listeners::bind(host, id, &mut ports).await {
+        Ok(listeners) => {
+            state.set_ports(ports);
+            Ok((listeners, former))
+        }
+        Err(error) => {
+            host.ledger().return_ports(id, &ports);
+            Err(error)
+        }
+    }
 }
 
 /// Finds the kernels of an earlier agent process again.
@@ -390,13 +418,13 @@ async fn adopt(host: &Arc<Host>, id: KernelId) {
     let adopted = tokio::time::timeout(ADOPT_DEADLINE, host.runtime.adopt(&spec, &container_id)).await;
     let adopted =
         adopted.unwrap_or_else(|_| Err(RuntimeError::Start("the runtime does not answer".to_owned())));
-    let generation = state.generation;
-    let kernel = Arc::new(Kernel::new(state, host.clock.now()));
+    let kernel = Arc::new(Kernel::new(state.clone(), host.clock.now()));
     host.registry.insert(Arc::clone(&kernel));
     match adopted {
         Ok(Some(started)) => {
             tracing::info!(kernel.id = %id, container = started.container_id, "kernel found again");
-            let life = Life::begin(host, spec, generation, started.container_id, run);
+            let listeners = Listeners::bind_again(host, &state).await;
+            let life = Life::begin(host, &state, listeners, started.container_id, run);
             kernel.begin_life(Arc::clone(&life));
             watch(host, id, &life);
         }

@@ -11,6 +11,8 @@ use crate::resource::accelerator::Given;
 
 /// Inside a container the runner listens here; services may not.
 const REPL_PORTS: [u16; 2] = [2000, 2001];
+/// Before a service's name, the label with a shell command that runs it.
+const SERVICE_LABEL: &str = "bai.service.";
 /// Ports below need privileges.
 const LAST_PRIVILEGED_PORT: u16 = 1024;
 
@@ -74,17 +76,34 @@ pub(crate) fn services(labels: &BTreeMap<String, String>) -> Result<Vec<ServiceP
     entries.map(service).collect()
 }
 
-/// The kernel's variables: those asked for, the number of cores where the image wants it told (6.10), and its devices.
+/// The commands of services that the image names (`bai.service.<name>`).
+pub(crate) fn service_commands(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let named = |(label, command): (&String, &String)| {
+        Some((label.strip_prefix(SERVICE_LABEL)?.to_owned(), command.clone()))
+    };
+    labels.iter().filter_map(named).collect()
+}
+
+/// The kernel's variables: those asked for, and above them what the image wants to be told (6.10): the number of cores, the
+/// user's id; and what its devices want.
 pub(crate) fn environ(
     config: &KernelConfig,
     labels: &BTreeMap<String, String>,
     cores: usize,
+    uid: u32,
     devices: &Given,
 ) -> BTreeMap<String, String> {
     let mut environ = config.environ.clone();
     let names = labels.get("ai.backend.envs.corecount").map_or("", String::as_str);
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         environ.insert(name.to_owned(), cores.to_string());
+    }
+    let features = labels.get("ai.backend.features").map_or("", String::as_str);
+    if features
+        .split_ascii_whitespace()
+        .any(|feature| feature == "uid-match")
+    {
+        environ.insert("LOCAL_USER_ID".to_owned(), uid.to_string());
     }
     environ.extend(devices.environ.clone());
     environ

@@ -11,13 +11,15 @@ use bai_model::{KernelId, RunId};
 use bai_proto::agent::KernelCreated;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::drive::Driver;
+use super::listen::Listeners;
 use super::run::Runs;
 use super::state::KernelState;
+use super::terminal::{Size, Terminal};
 use crate::host::Host;
 use crate::runtime::{KernelSpec, Sample};
 use crate::stats::{History, Size};
@@ -48,6 +50,8 @@ pub(crate) struct Life {
     pub spec: KernelSpec,
     pub runs: Arc<Runs>,
     pub client: Arc<Client>,
+    /// The size of the terminal's window.
+    pub window: watch::Sender<Option<Size>>,
     /// Cancelled when this agent ends the life or has seen its end.
     pub ended: CancellationToken,
 }
@@ -81,11 +85,7 @@ impl Kernel {
     }
 
     pub fn created(&self, host: &Host) -> KernelCreated {
-        let created = self.lock().state.created();
-        KernelCreated {
-            kernel_host: host.identity.kernel_host.clone(),
-            ..created
-        }
+        self.lock().state.created(host.kernel_host.as_deref())
     }
 
     pub fn life(&self) -> Option<Arc<Life>> {
@@ -135,14 +135,15 @@ impl Kernel {
 }
 
 impl Life {
-    /// Connects to the runner and begins to drive its runs.
+    /// Connects to the runner, begins to drive its runs and to serve its ports.
     pub fn begin(
         host: &Arc<Host>,
-        spec: KernelSpec,
-        generation: u64,
+        state: &KernelState,
+        listeners: Listeners,
         container_id: String,
         resumed: Option<RunId>,
     ) -> Arc<Self> {
+        let spec = state.spec(&host.layout.scratch_of(state.kernel));
         let ended = CancellationToken::new();
         let runs = Arc::new(Runs::default());
         if let Some(run) = resumed {
@@ -165,12 +166,15 @@ impl Life {
         host.tasks.spawn_until_stopped("drive runs", async move {
             _ = until.run_until_cancelled(driver.run()).await;
         });
+        let (terminal, window) = Terminal::new(host, &spec);
+        listeners.serve(host, state, &spec, terminal, &ended);
         Arc::new(Self {
-            generation,
+            generation: state.generation,
             container_id,
             spec,
             runs,
             client,
+            window,
             ended,
         })
     }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use bai_model::{KernelId, ResourceSlot, RunId};
 use bai_proto::agent::{KernelCreated, ServicePort};
+use bai_proto::runner::ServiceRequest;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::files::Tree;
 use crate::resource::Grant;
@@ -64,8 +66,14 @@ pub(crate) struct KernelState {
     /// What the devices of the grant mean to it.
     #[serde(default)]
     pub devices: Given,
+    /// Ports of the terminal's input and output; a kernel of an earlier version has none.
+    #[serde(default)]
+    pub terminal_ports: Option<(u16, u16)>,
     /// Ports of services; their host ports are among those of the grant.
     pub service_ports: Vec<ServicePort>,
+    /// Shell commands of services that are not known by their names.
+    #[serde(default)]
+    pub service_commands: BTreeMap<String, String>,
     /// Seconds; 0 means never.
     pub idle_timeout: u64,
     pub environ: BTreeMap<String, String>,
@@ -137,15 +145,42 @@ impl KernelState {
         }
     }
 
-    /// What the manager is told. There are no terminals yet, hence no ports for them.
-    pub fn created(&self) -> KernelCreated {
+    /// Takes ports in the order in which they are asked for: the runner's two, the terminal's two, one for each service.
+    pub fn set_ports(&mut self, ports: Vec<u16>) {
+        if let [_, _, input, output, services @ ..] = ports.as_slice() {
+            self.terminal_ports = Some((*input, *output));
+            for (service, port) in self.service_ports.iter_mut().zip(services) {
+                service.host_port = *port;
+            }
+        }
+        self.grant.ports = ports;
+    }
+
+    /// What the runner is told to start a service; `None` if the kernel does not have it. A caller may name a command: the
+    /// session is its own.
+    pub fn service_request(&self, name: &str, options: Value) -> Option<ServiceRequest> {
+        let port = self.service_ports.iter().find(|port| port.name == name)?;
+        let given = options.get("command").and_then(Value::as_str);
+        let command = given.or(self.service_commands.get(name).map(String::as_str));
+        Some(ServiceRequest {
+            name: port.name.clone(),
+            port: port.container_port,
+            protocol: port.protocol.clone(),
+            command: command.map(str::to_owned),
+            options,
+        })
+    }
+
+    /// What the manager is told; it reaches the kernel's ports at `kernel_host`.
+    pub fn created(&self, kernel_host: Option<&str>) -> KernelCreated {
+        let (stdin_port, stdout_port) = self.terminal_ports.unwrap_or_default();
         let port = |position: usize| self.grant.ports.get(position).copied().unwrap_or(0);
         KernelCreated {
-            kernel_host: None,
+            kernel_host: kernel_host.map(str::to_owned),
             repl_in_port: port(0),
             repl_out_port: port(1),
-            stdin_port: 0,
-            stdout_port: 0,
+            stdin_port,
+            stdout_port,
             service_ports: self.service_ports.clone(),
             container_id: self.container_id.clone().unwrap_or_default(),
         }

@@ -89,6 +89,34 @@ impl Ledger {
         }
     }
 
+    /// Ports that there are, held or not.
+    pub fn port_count(&self) -> usize {
+        self.ports.count()
+    }
+
+    /// Gives `kernel`, which holds something, more ports, or none at all.
+    pub fn add_ports(&mut self, kernel: KernelId, count: usize) -> Option<Vec<u16>> {
+        let grant = self.held.get_mut(&kernel)?;
+        let more = self.ports.take(count)?;
+        grant.ports.extend(&more);
+        Some(more)
+    }
+
+    /// Takes back ports of a kernel that goes on.
+    pub fn return_ports(&mut self, kernel: KernelId, ports: &[u16]) {
+        if let Some(grant) = self.held.get_mut(&kernel) {
+            grant.ports.retain(|port| !ports.contains(port));
+            self.ports.release(ports);
+        }
+    }
+
+    /// Gives `kernel` another port for one that it holds, which others may then have. `None` if there is no other.
+    pub fn exchange_port(&mut self, kernel: KernelId, port: u16) -> Option<u16> {
+        let another = self.add_ports(kernel, 1)?.pop()?;
+        self.return_ports(kernel, &[port]);
+        Some(another)
+    }
+
     /// Takes back what `kernel` holds, if anything.
     pub fn release(&mut self, kernel: KernelId) {
         if let Some(grant) = self.held.remove(&kernel) {

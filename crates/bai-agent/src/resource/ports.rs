@@ -1,6 +1,6 @@
 //! Numbers that distinguish living kernels: host ports and small indices.
 //!
-//! Not here: opening ports. With the process runtime they are numbers in the manager's records only.
+//! Not here: opening ports (`kernel::listen`).
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -42,6 +42,11 @@ impl Ports {
             };
         }
         Some(taken)
+    }
+
+    /// All of them, held or not.
+    pub fn count(&self) -> usize {
+        self.range.len()
     }
 
     pub fn restore(&mut self, ports: &[u16]) {

@@ -16,6 +16,8 @@
 //! | `exit <n>` | ends the run with this exit code |
 //! | `die` | ends the kernel |
 //!
+//! Its network is the host's.
+//!
 //! Anything else is printed to stderr as unknown and ends the run with exit code 127. Batch steps are single lines of the
 //! same language; `*` and nothing succeed. An interrupt ends `input`, `sleep` and `wait`, and the run, with exit code
 //! 130. Completion offers the words of the language.
@@ -26,13 +28,16 @@
 mod kernel;
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bai_model::KernelId;
 use bai_proto::agent::{ImageConfig, KernelConfig};
+use bai_proto::descriptor::Descriptor;
 use bai_proto::event::AgentImage;
 use bai_proto::sandbox::Refusal;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
 use self::kernel::FakeKernel;
@@ -221,6 +226,17 @@ impl Runtime for FakeRuntime {
         Ok(Box::new(kernel.connect(&self.tasks)))
     }
 
+    async fn descriptor(&self, _spec: &KernelSpec, wanted: Descriptor) -> std::io::Result<OwnedFd> {
+        match wanted {
+            Descriptor::Socket => {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                Ok(socket.into())
+            }
+            Descriptor::Terminal => Err(std::io::Error::other("a pretended kernel has no terminal")),
+        }
+    }
+
     async fn wait(&self, _spec: &KernelSpec, container_id: &str) -> String {
         let kernel = self.lock().kernels.get(container_id).cloned();
         match kernel {
@@ -246,6 +262,10 @@ impl Runtime for FakeRuntime {
             memory: 1 << 20,
             ..Sample::default()
         })
+    }
+
+    fn uid(&self) -> u32 {
+        1000
     }
 
     fn refusals(&self) -> Vec<Refusal> {

@@ -4,6 +4,7 @@
 //! Invariants: a runtime never forgets what it started: [`Runtime::adopt`] finds a kernel of a previous agent process
 //! again or says that it is gone; [`Runtime::kill`] returns only when no process of the kernel is left.
 
+mod descriptor;
 pub mod docker;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -13,10 +14,13 @@ mod sample;
 mod socket;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bai_model::KernelId;
+use bai_proto::descriptor::Descriptor;
 use bai_proto::sandbox::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -98,6 +102,11 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     }
     /// A new connection to the kernel's runner; it replaces an older one.
     async fn connect(&self, spec: &KernelSpec) -> Result<Box<dyn RunnerStream>, RuntimeError>;
+    /// A descriptor from inside the kernel's session.
+    ///
+    /// # Errors
+    /// When the runner has none to give, with its reason, or is older than this.
+    async fn descriptor(&self, spec: &KernelSpec, wanted: Descriptor) -> io::Result<OwnedFd>;
     /// Resolves when the kernel has ended by itself, with the reason (`self-terminated`, `out-of-memory`). What the
     /// kernel held besides processes is given back by [`Runtime::kill`], also after this.
     async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String;
@@ -105,6 +114,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError>;
     /// What the kernel has used so far; none of one that does not run.
     async fn measure(&self, spec: &KernelSpec, container_id: &str) -> Option<Sample>;
+    /// The user's id as a session sees it.
+    fn uid(&self) -> u32;
     /// Protections that this machine refuses, known after the first start (or a probe).
     fn refusals(&self) -> Vec<Refusal>;
 }

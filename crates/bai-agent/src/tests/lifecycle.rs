@@ -16,8 +16,13 @@ async fn a_kernel_is_created_used_restarted_and_destroyed() {
     assert_eq!(info.images, [FakeRuntime::image()]);
     let created = bed.create(id(1)).await;
     assert_eq!(
-        (created.repl_in_port, created.repl_out_port, created.stdin_port),
-        (30000, 30001, 0)
+        (
+            created.repl_in_port,
+            created.repl_out_port,
+            created.stdin_port,
+            created.stdout_port
+        ),
+        (30000, 30001, 30002, 30003)
     );
     let mut names = Vec::new();
     for _ in 0..3 {
@@ -46,11 +51,9 @@ async fn a_kernel_is_created_used_restarted_and_destroyed() {
         .expect("restarted");
     assert_ne!(restarted.container_id, created.container_id);
     assert_eq!(
-        KernelCreated {
-            container_id: created.container_id.clone(),
-            ..restarted.clone()
-        },
-        created
+        (restarted.repl_in_port, restarted.stdout_port),
+        (30004, 30007),
+        "a restart changes the ports"
     );
     assert_eq!(bed.query(kernel, "r", "env NEW").await.console, [stdout("yes\n")]);
     assert_eq!(

@@ -54,7 +54,7 @@ async fn ports_run_out_and_come_back() {
         bed.agent
             .create_kernel(id(number), config())
             .await
-            .expect("two ports each");
+            .expect("four ports each");
     }
     let error = bed
         .agent
@@ -70,8 +70,8 @@ async fn ports_run_out_and_come_back() {
         .agent
         .create_kernel(id(5), config())
         .await
-        .expect("two are free");
-    assert_eq!((created.repl_in_port, created.repl_out_port), (30002, 30003));
+        .expect("four are free");
+    assert_eq!((created.repl_in_port, created.stdout_port), (30004, 30007));
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn services_get_ports_of_the_pool() {
         .iter()
         .map(|port| (port.container_port, port.host_port))
         .collect();
-    assert_eq!(ports, [(8080, 30002), (5900, 30003)]);
+    assert_eq!(ports, [(8080, 30004), (5900, 30005)]);
     bed.agent.destroy_kernel(id(1)).await.expect("destroyed");
     bed.assert_clean();
 }

@@ -7,8 +7,9 @@ mod recovery;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::{Agent, AgentOptions, Images};
 
 const CPUS: u64 = 4;
 const MEMORY: u64 = 1 << 30;
-const PORTS: std::ops::RangeInclusive<u16> = 30000..=30007;
+const PORTS: std::ops::RangeInclusive<u16> = 30000..=30015;
 
 /// A clock that is moved by hand.
 #[derive(Debug)]
@@ -61,6 +62,13 @@ impl Random for Counter {
     }
 }
 
+/// A loopback address that no other agent of these tests has.
+fn own_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high, low, NEXT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
 /// An agent with everything around it.
 struct Bed {
     agent: Arc<Agent>,
@@ -69,6 +77,8 @@ struct Bed {
     random: Arc<Counter>,
     events: mpsc::Receiver<AgentEvent>,
     dir: TempDir,
+    /// A loopback address that no other test has.
+    listen: IpAddr,
 }
 
 impl Bed {
@@ -76,7 +86,7 @@ impl Bed {
         let start = "2019-07-15T00:00:00Z".parse().expect("a time");
         let clock = Arc::new(ManualClock(Mutex::new(start)));
         let dir = tempfile::tempdir().expect("a folder");
-        Self::start(dir, FakeRuntime::new(), clock, Arc::default()).await
+        Self::start(dir, FakeRuntime::new(), clock, Arc::default(), own_address()).await
     }
 
     async fn start(
@@ -84,6 +94,7 @@ impl Bed {
         runtime: FakeRuntime,
         clock: Arc<ManualClock>,
         random: Arc<Counter>,
+        listen: IpAddr,
     ) -> Self {
         let (sender, events) = mpsc::channel(1024);
         let mut options = AgentOptions::new(
@@ -96,6 +107,7 @@ impl Bed {
         );
         options.images = Images::Given(vec![FakeRuntime::image()]);
         options.port_range = PORTS;
+        options.listen = listen;
         options.resources.cpu = Some(CPUS);
         options.resources.mem = Some(MEMORY);
         options.idle_check_period = Duration::from_millis(5);
@@ -107,6 +119,7 @@ impl Bed {
             random,
             events,
             dir,
+            listen,
         }
     }
 
@@ -126,9 +139,10 @@ impl Bed {
             runtime,
             clock,
             random,
+            listen,
             ..
         } = self;
-        Self::start(dir, runtime, clock, random).await
+        Self::start(dir, runtime, clock, random, listen).await
     }
 
     async fn create(&self, kernel: KernelId) -> KernelCreated {

@@ -1,17 +1,21 @@
 //! The Docker runtime on an engine of its own.
 
-use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bai_agent::Images;
 use bai_agent::runtime::docker::{DockerRuntime, Engine, EngineError, Options};
 use bai_agent::runtime::{KernelSpec, Runtime};
 use bai_model::KernelId;
-use bai_proto::agent::ImageConfig;
+use bai_proto::agent::{AgentRpc, ImageConfig, RegistryConfig};
+use bai_proto::event::{AgentEvent, AgentImage};
 use bai_proto::runner::Request;
 use bai_testkit::services::Docker;
+use bai_testkit::services::registry::{Access, DockerRegistry};
 
-use crate::{conform, rootfs};
+use crate::site::{Site, config, new_id, printed, soon};
+use crate::{conform, reach, rootfs, whole};
 
 const IMAGE: &str = "index.docker.io/library/session:1";
 const UNLABELLED: &str = "python-plain:1";
@@ -410,6 +414,228 @@ async fn an_engine_that_restarts_ends_sessions_and_one_that_hangs_hangs_nobody()
         .await
         .expect_err("it is gone");
     assert!(matches!(absent, EngineError::Absent(_)), "{absent}");
+}
+
+/// An image as the manager knows it, which on this engine is another's content.
+fn labelled(name: &str, runtime_type: &str, program: &str) -> AgentImage {
+    let label = |name: &str, value: &str| (format!("ai.backend.{name}"), value.to_owned());
+    AgentImage {
+        canonical: format!("index.docker.io/library/{name}"),
+        digest: String::new(),
+        labels: [
+            label("kernelspec", "1"),
+            label("runtime-type", runtime_type),
+            label("runtime-path", program),
+        ]
+        .into(),
+        aliases: Vec::new(),
+        resource_min: Default::default(),
+    }
+}
+
+impl Bench {
+    /// What a whole agent needs.
+    async fn whole(&self) -> (Arc<DockerRuntime>, Images) {
+        let runtime = Arc::new(self.open().await);
+        let images = Images::Engine(runtime.images());
+        (runtime, images)
+    }
+}
+
+#[tokio::test]
+async fn an_agent_does_what_managers_ask() {
+    let Some(docker) = shared() else { return };
+    let Some(bench) = Bench::new(docker, 11).await else {
+        return;
+    };
+    let (runtime, images) = bench.whole().await;
+    let image = labelled(UNLABELLED, "shell", "/bin/sh");
+    whole::life(bench.dir.path(), runtime.clone(), images.clone(), &image).await;
+    if runtime.refusals().is_empty() {
+        whole::want_of_memory(bench.dir.path(), runtime, images, &image).await;
+    } else {
+        println!(
+            "SKIPPED: want of memory, because the engine lacks {:?}",
+            runtime.refusals()
+        );
+    }
+    assert_eq!(bench.containers(docker), "");
+}
+
+#[tokio::test]
+async fn a_terminal_is_typed_into_and_outlives_the_agent() {
+    let Some(docker) = shared() else { return };
+    let Some(bench) = Bench::new(docker, 12).await else {
+        return;
+    };
+    let (runtime, images) = bench.whole().await;
+    let image = labelled(UNLABELLED, "shell", "/bin/sh");
+    reach::terminal(bench.dir.path(), runtime, images, &image).await;
+    assert_eq!(bench.containers(docker), "");
+}
+
+#[tokio::test]
+async fn services_are_reached_by_their_ports() {
+    let Some(docker) = shared() else { return };
+    let Some(bench) = Bench::new(docker, 13).await else {
+        return;
+    };
+    let (runtime, images) = bench.whole().await;
+    let image = runtime.images().add(UNLABELLED).await.expect("added");
+    if image.labels["ai.backend.runtime-type"] != "python" {
+        println!("SKIPPED: services in containers, because Python could not be copied");
+        return;
+    }
+    reach::ports(bench.dir.path(), runtime.clone(), images.clone(), &image).await;
+    reach::services(bench.dir.path(), runtime, images, &image).await;
+    assert_eq!(bench.containers(docker), "");
+}
+
+#[tokio::test]
+async fn a_private_registrys_image_is_pulled_with_the_credentials_of_the_manager() {
+    let Some(docker) = shared() else { return };
+    let Some(bench) = Bench::new(docker, 14).await else {
+        return;
+    };
+    let (runtime, images) = bench.whole().await;
+    let (folder, stored) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
+    let start = |access: &Access| {
+        let folder = folder.path().join(format!("{access:?}").len().to_string());
+        std::fs::create_dir_all(&folder).expect("made");
+        DockerRegistry::start(&folder, stored.path(), access, None).expect("it listens")
+    };
+    let Some(open) = start(&Access::Anybody) else {
+        return;
+    };
+    let access = Access::Basic {
+        username: "somebody".to_owned(),
+        password: "s3cret".to_owned(),
+    };
+    let private = start(&access).expect("the open one has started");
+    let named =
+        |registry: &DockerRegistry| format!("{}/team/private:1", registry.url.trim_start_matches("http://"));
+    // Its content is the shell's, and its id is its own.
+    let source = named(&open);
+    let id = docker
+        .docker(&["create", "session:1", "/bin/sh"])
+        .expect("created");
+    docker
+        .docker(&["commit", "--change", "LABEL private=yes", &id, &source])
+        .expect("made");
+    docker.docker(&["rm", &id]).expect("removed");
+    let digest = docker
+        .docker(&["image", "inspect", "--format", "{{.Id}}", &source])
+        .expect("its id");
+    docker.docker(&["push", &source]).expect("pushed");
+    docker.docker(&["rmi", &source]).expect("removed");
+
+    let mut site = Site::start(bench.dir.path(), runtime, images).await;
+    let mut wanted = config(&labelled("unused:1", "shell", "/bin/sh"));
+    wanted.image.canonical = named(&private);
+    wanted.image.digest = digest;
+    wanted.image.registry = RegistryConfig {
+        name: named(&private).split('/').next().expect("a name").to_owned(),
+        url: private.url.clone(),
+        username: Some("somebody".to_owned()),
+        password: Some("wrong".to_owned()),
+    };
+    let kernel = new_id();
+    let refused = soon(site.agent.create_kernel(kernel, wanted.clone())).await;
+    let refused = refused.expect_err("a wrong password").repr();
+    assert!(
+        refused.contains("team/private:1") && !refused.contains("wrong"),
+        "{refused}"
+    );
+    wanted.image.registry.password = Some("s3cret".to_owned());
+    soon(site.agent.create_kernel(kernel, wanted))
+        .await
+        .expect("pulled");
+    let told = async {
+        loop {
+            if let AgentEvent::KernelPulling { image, .. } = site.events.recv().await.expect("an event") {
+                return image;
+            }
+        }
+    };
+    assert_eq!(soon(told).await, named(&private));
+    assert_eq!(printed(&site.query(kernel, "echo here").await), "here\n");
+    site.agent.destroy_kernel(kernel).await.expect("destroyed");
+    assert_eq!(bench.containers(docker), "");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_root_runs_sessions_as_itself() {
+    const NOBODY: u32 = 65534;
+    let Some(docker) = shared() else { return };
+    let Some(runner) = runner() else { return };
+    if std::process::Command::new("setpriv")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("SKIPPED: an agent that is not root, because there is no setpriv");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let open = |path: &Path, mode: u32| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(path, mode).expect("set");
+    };
+    // What nobody may read and run.
+    let (own, copied) = (dir.path().join("test"), dir.path().join("bai-runner"));
+    std::fs::copy(std::env::current_exe().expect("this program"), &own).expect("copied");
+    std::fs::copy(runner, &copied).expect("copied");
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).expect("made");
+    std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY)).expect("given");
+    open(dir.path(), 0o755);
+    let socket = docker.socket();
+    open(socket.parent().expect("a folder"), 0o755);
+    open(&socket, 0o666);
+    let inner = tokio::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(own)
+        .args([
+            "docker::as_somebody_who_is_not_root",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("BAI_RUNNER", copied)
+        .env("BAI_TEST_ENGINE", docker.host())
+        .env("BAI_TEST_DATA", &data)
+        .output();
+    let inner = soon(inner).await.expect("run");
+    let said = String::from_utf8_lossy(&inner.stdout);
+    assert!(
+        inner.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&inner.stderr)
+    );
+}
+
+#[tokio::test]
+#[ignore = "the test before runs it as another user"]
+async fn as_somebody_who_is_not_root() {
+    let variable = |name: &str| std::env::var(name).expect(name);
+    let data = PathBuf::from(variable("BAI_TEST_DATA"));
+    assert!(!nix::unistd::geteuid().is_root());
+    let engine = Engine::connect(Some(&variable("BAI_TEST_ENGINE")))
+        .await
+        .expect("it answers");
+    let options = Options {
+        network: Some("none".to_owned()),
+        ..Options::new(runner().expect("given"), data.display().to_string())
+    };
+    let opened = DockerRuntime::open(engine, options, data.join("engine-images.json")).await;
+    let runtime = Arc::new(opened.expect("the engine answers"));
+    let images = Images::Engine(runtime.images());
+    let image = labelled(UNLABELLED, "shell", "/bin/sh");
+    whole::life(&data, runtime.clone(), images.clone(), &image).await;
+    reach::terminal(&data, runtime, images, &image).await;
 }
 
 /// What our runner and protocol add to the engine's own work. Prints, and asserts nothing about time.

@@ -7,4 +7,7 @@
 mod conform;
 mod docker;
 mod process;
+mod reach;
 mod rootfs;
+mod site;
+mod whole;

@@ -1,13 +1,17 @@
 //! The process runtime with the real runner: life and death of kernels, limits, adoption.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bai_agent::Images;
 use bai_agent::runtime::process::{Options, ProcessRuntime};
 use bai_agent::runtime::{KernelSpec, Runtime};
 use bai_model::KernelId;
+use bai_proto::event::AgentImage;
 
-use crate::conform;
+use crate::{conform, reach, whole};
 
 /// The runner, from `BAI_RUNNER` or from the target directory that this test was built into.
 fn runner() -> Option<PathBuf> {
@@ -281,4 +285,59 @@ async fn a_probe_says_what_this_machine_grants_and_leaves_nothing() {
     println!("{report:?}");
     assert!(report.enforced.iter().any(|name| name == "user namespace"));
     assert!(!Path::new(&format!("/proc/{}/stat", report.pid)).exists());
+}
+
+/// What a whole agent needs, with an image of this host's programs.
+fn prepared(
+    runtime_type: &str,
+    program: &str,
+) -> Option<(tempfile::TempDir, Arc<ProcessRuntime>, Images, AgentImage)> {
+    let runtime = Arc::new(ProcessRuntime::new(runner()?, Options::default()));
+    let label = |name: &str, value: &str| (format!("ai.backend.{name}"), value.to_owned());
+    let image = AgentImage {
+        canonical: "index.docker.io/lablup/test:1".to_owned(),
+        digest: format!("sha256:{}", "0".repeat(64)),
+        labels: [
+            label("kernelspec", "1"),
+            label("runtime-type", runtime_type),
+            label("runtime-path", program),
+        ]
+        .into(),
+        aliases: Vec::new(),
+        resource_min: BTreeMap::new(),
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    Some((dir, runtime, Images::Given(vec![image.clone()]), image))
+}
+
+#[tokio::test]
+async fn an_agent_does_what_managers_ask() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    whole::life(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn a_terminal_is_typed_into_and_outlives_the_agent() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    reach::terminal(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn services_are_reached_by_their_ports() {
+    let Some((dir, runtime, images, image)) = prepared("python", "/usr/bin/python3") else {
+        return;
+    };
+    reach::ports(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
+async fn services_start_and_are_watched() {
+    let Some((dir, runtime, images, image)) = prepared("python", "/usr/bin/python3") else {
+        return;
+    };
+    reach::services(dir.path(), runtime, images, &image).await;
 }

@@ -10,7 +10,7 @@
 mod memory;
 mod redis;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,14 +150,20 @@ pub trait Streams: Send + Sync {
 /// Who was heard of when, and what each of them has: agents and their images (`agent-protocol.md` 3.4 to 3.6).
 #[async_trait]
 pub trait Heartbeats: Send + Sync {
-    /// Notes that `member` was heard of at `at`, and that it has `things` beside what it had before.
-    async fn beat(&self, member: &str, at: DateTime<Utc>, things: &[String]) -> Result<()>;
+    /// Notes when members were heard of. True when all of them were known already: the broker has forgotten nothing.
+    async fn beat(&self, beats: &[(String, DateTime<Utc>)]) -> Result<bool>;
 
     /// When each member was last heard of, to the microsecond.
     async fn last_seen(&self) -> Result<BTreeMap<String, DateTime<Utc>>>;
 
+    /// Notes that `member` has `things` and nothing else.
+    async fn hold(&self, member: &str, things: &[String]) -> Result<()>;
+
     /// How many members have each of `things`, in their order.
     async fn holders(&self, things: &[String]) -> Result<Vec<u64>>;
+
+    /// The members that have `thing`.
+    async fn members_with(&self, thing: &str) -> Result<BTreeSet<String>>;
 
     /// Forgets a member with all that it has.
     async fn forget(&self, member: &str) -> Result<()>;

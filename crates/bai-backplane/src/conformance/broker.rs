@@ -372,15 +372,30 @@ pub async fn a_follower_waits_for_the_next_entry(subject: &Subjects) {
     );
 }
 
-/// The last heartbeat counts, things add up over heartbeats, and a member that is forgotten leaves nothing.
+/// The last heartbeat counts, what a member has is what it said last, and a member that is forgotten leaves nothing.
 pub async fn heartbeats_tell_who_is_there_and_has_what(subject: &Subjects) {
     let broker = &*subject.it;
     let things = ["lua", "python", "none", "lua"].map(str::to_owned);
-    let (lua, python) = (&things[..1], &things[1..2]);
-    broker.beat("i-one", at(0), lua).await.expect("beat");
-    broker.beat("i-two", at(1), &[]).await.expect("beat");
-    broker.beat("i-one", at(2), python).await.expect("beat");
-    broker.beat("i-two", at(3), lua).await.expect("beat");
+    let beats = |beats: &[(&str, i64)]| -> Vec<_> {
+        let beat = |(member, second): &(&str, i64)| ((*member).to_owned(), at(*second));
+        beats.iter().map(beat).collect()
+    };
+    assert_eq!(broker.beat(&[]).await, Ok(true));
+    assert_eq!(broker.beat(&beats(&[("i-one", 0)])).await, Ok(false));
+    assert_eq!(
+        broker.beat(&beats(&[("i-one", 1), ("i-two", 1)])).await,
+        Ok(false)
+    );
+    assert_eq!(broker.beat(&beats(&[("i-one", 2), ("i-two", 3)])).await, Ok(true));
+    broker
+        .hold("i-one", &["lua".to_owned(), "gone".to_owned()])
+        .await
+        .expect("hold");
+    broker.hold("i-one", &things[..2]).await.expect("hold");
+    broker.hold("i-two", &things[..1]).await.expect("hold");
+    let with_python = broker.members_with("python").await.expect("members");
+    assert_eq!(with_python, ["i-one".to_owned()].into());
+    assert_eq!(broker.members_with("gone").await, Ok(Default::default()));
     let seen = broker.last_seen().await.expect("last seen");
     let expected = [("i-one", at(2)), ("i-two", at(3))];
     assert_eq!(seen, expected.map(|(member, at)| (member.to_owned(), at)).into());

@@ -87,7 +87,7 @@ impl Catalogue {
         Err(Error::invalid(format!("The image alias {text} leads to itself")))
     }
 
-    async fn known_registries(&self) -> Result<Vec<String>> {
+    pub(crate) async fn known_registries(&self) -> Result<Vec<String>> {
         let names = self.config.children(REGISTRIES).await?;
         Ok(names.into_keys().map(|name| unquote(&name)).collect())
     }

@@ -1,6 +1,7 @@
 //! Get or create a session, in the order of checks of `http-api.md` 4.8.1 (with the verdicts,
 //! of its section 7).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, KernelStatus, ResourceSlot, SlotTypes};
@@ -9,11 +10,12 @@ use bai_store::agent::AgentRow;
 use bai_store::kernel::{KernelRow, NewKernel};
 use bai_store::{Tx, credential::CredentialRow};
 
-use super::placement::{Candidate, choose_agent};
+use super::placement::{Candidate, Favour, choose_agent};
 use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
 use crate::cluster::Duty;
 use crate::image::Image;
+use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
 
@@ -37,6 +39,10 @@ struct Plan<'a> {
     group_slots: ResourceSlot,
     domain_slots: ResourceSlot,
     image: Image,
+    /// Whether agents that do not have the image can fetch it.
+    is_pullable: bool,
+    /// Agents that have it, as the broker knows; nothing where that does not matter or cannot be known.
+    holders: Option<BTreeSet<String>>,
     requested: ResourceSlot,
     types: SlotTypes,
     mounts: Vec<bai_model::VFolderId>,
@@ -95,6 +101,11 @@ impl Manager {
                 .await?
                 .ok_or_else(|| Error::invalid(format!("Unknown image reference: {}", request.image)))?;
             let requested = requested_slots(&request.resources, &image, &types)?;
+            let is_pullable = !image.config.registry.url.is_empty();
+            let holders = match is_pullable {
+                true => None,
+                false => self.holders_of(&image.config.canonical).await,
+            };
             let plan = Plan {
                 request: &request,
                 owner: &owner,
@@ -105,12 +116,17 @@ impl Manager {
                     .map(|domain| domain.total_resource_slots.clone())
                     .unwrap_or_default(),
                 image,
+                is_pullable,
+                holders,
                 requested,
                 types,
                 mounts: mounts.clone(),
             };
             match self.record_session(op, &plan).await? {
-                Recorded::New(kernel) => return self.await_creation(&request, kernel).await,
+                Recorded::New(kernel) => {
+                    self.announce(kernel, Lifecycle::Preparing, "");
+                    return self.await_creation(&request, kernel).await;
+                }
                 // Somebody was faster; look at theirs.
                 Recorded::NameTaken => {}
             }
@@ -119,6 +135,13 @@ impl Manager {
             "the session {} keeps changing; try again",
             request.name
         )))
+    }
+
+    async fn holders_of(&self, image: &str) -> Option<BTreeSet<String>> {
+        let holders = self.broker.members_with(image).await;
+        holders
+            .inspect_err(|error| tracing::debug!(%error, image, "which agents have an image cannot be known"))
+            .ok()
     }
 
     async fn session_owner(&self, owner: &AccessKey) -> Result<CredentialRow> {
@@ -182,9 +205,13 @@ impl Manager {
         {
             return Ok(false);
         }
-        tx.terminate_kernel(session.id, "agent-lost", self.clock.now(), None)
+        let has_ended = tx
+            .terminate_kernel(session.id, "agent-lost", self.clock.now(), None)
             .await?;
         tx.commit().await?;
+        if has_ended {
+            self.announce(session.id, Lifecycle::Terminated, "agent-lost");
+        }
         Ok(true)
     }
 
@@ -206,14 +233,18 @@ impl Manager {
         let mut occupied = tx.occupied_by_all_agents().await?;
         let agents = tx.alive_agents().await?.into_iter();
         let candidates: Vec<Candidate> = agents
-            .filter(|agent| self.agent(&agent.id).is_some())
-            .map(|agent| {
+            .filter(|agent| self.agents.can_be_reached(&agent.id, &agent.addr))
+            .filter_map(|agent| {
                 let occupied = occupied.remove(&agent.id).unwrap_or_default();
-                Candidate {
+                let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
+                let holders = plan.holders.as_ref();
+                let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
+                Some(Candidate {
+                    favour: Favour::of(&standing, plan.is_pullable, is_known_to_have)?,
                     remaining: agent.available_slots.minus(&occupied),
                     id: agent.id,
                     addr: agent.addr,
-                }
+                })
             })
             .collect();
         let chosen = choose_agent(&candidates, &plan.requested)

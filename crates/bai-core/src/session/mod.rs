@@ -23,6 +23,7 @@ use bai_store::kernel::KernelRow;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
 
@@ -84,8 +85,22 @@ pub struct SessionExecute {
     pub flush_timeout: Option<Duration>,
 }
 
+impl From<SessionExecute> for ExecuteRequest {
+    fn from(request: SessionExecute) -> Self {
+        Self {
+            run_id: request.run_id,
+            mode: request.mode,
+            code: request.code,
+            batch: request.batch,
+            flush_timeout: request.flush_timeout,
+        }
+    }
+}
+
 /// How long a call to an agent may take where `http-api.md` 4.8 names a time.
-const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one file may take (`agent-protocol.md` 1.8).
+const FILE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a termination is waited for, with what must end before it.
 pub(crate) const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the completion of a name may take.
@@ -171,6 +186,7 @@ impl Manager {
                 "the session is not running",
             )));
         }
+        self.announce(row.id, Lifecycle::Restarting, "");
         match self.carry_out(row.id).await {
             Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
             Outcome::AgentFailed(error) => Err(Error::KernelRestartFailed(error)),
@@ -200,9 +216,13 @@ impl Manager {
             .collect();
         let mut tx = self.store.begin().await?;
         // False means that somebody else is at it; their outcome is ours.
-        tx.set_kernel_status(row.id, &from, KernelStatus::Terminating, None)
+        let is_news = tx
+            .set_kernel_status(row.id, &from, KernelStatus::Terminating, None)
             .await?;
         tx.commit().await?;
+        if is_news {
+            self.announce(row.id, Lifecycle::Terminating, "user-requested");
+        }
         match tokio::time::timeout(DESTRUCTION_DEADLINE, self.carry_out(row.id)).await {
             Ok(Outcome::Done(stats)) => Ok(stats),
             Ok(Outcome::Elsewhere) => Ok(None),
@@ -224,30 +244,9 @@ impl Manager {
         session: &SessionRef,
         request: SessionExecute,
     ) -> Result<Option<ExecuteReply>> {
-        self.session_in_use(op, session).await?;
-        self.session_execute_in_stream(op, session, request).await
-    }
-
-    /// The same within a stream, whose opening counted as the one use ([`Manager::session_open_stream`]).
-    ///
-    /// # Errors
-    /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
-    pub async fn session_execute_in_stream(
-        &self,
-        op: &Op,
-        session: &SessionRef,
-        request: SessionExecute,
-    ) -> Result<Option<ExecuteReply>> {
-        let row = self.find_session(op, session).await?;
-        let agent = self.agent_of(&row)?;
-        let request = ExecuteRequest {
-            run_id: request.run_id,
-            mode: request.mode,
-            code: request.code,
-            batch: request.batch,
-            flush_timeout: request.flush_timeout,
-        };
-        within(AGENT_DEADLINE, agent.execute(row.id, request)).await
+        let row = self.session_in_use(op, session).await?;
+        let agent = self.agent_of(&row).await?;
+        within(AGENT_DEADLINE, agent.execute(row.id, request.into())).await
     }
 
     /// Interrupts what the session runs.
@@ -256,7 +255,7 @@ impl Manager {
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_interrupt(&self, op: &Op, session: &SessionRef) -> Result<()> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.interrupt_kernel(row.id)).await
     }
 
@@ -272,7 +271,7 @@ impl Manager {
         options: Value,
     ) -> Result<Vec<String>> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(COMPLETION_DEADLINE, agent.get_completions(row.id, code, options)).await
     }
 
@@ -282,7 +281,7 @@ impl Manager {
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_logs(&self, op: &Op, session: &SessionRef) -> Result<String> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.get_logs(row.id)).await
     }
 
@@ -292,7 +291,7 @@ impl Manager {
     /// [`Error::KernelNotFound`], [`Error::KernelExecutionFailed`].
     pub async fn session_files(&self, op: &Op, session: &SessionRef, path: &str) -> Result<FileListing> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         within(AGENT_DEADLINE, agent.list_files(row.id, path.to_owned())).await
     }
 
@@ -307,9 +306,9 @@ impl Manager {
         files: Vec<(String, Bytes)>,
     ) -> Result<()> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         for (path, data) in files {
-            within(AGENT_DEADLINE, agent.upload_file(row.id, path, data)).await?;
+            within(FILE_DEADLINE, agent.upload_file(row.id, path, data)).await?;
         }
         Ok(())
     }
@@ -325,23 +324,15 @@ impl Manager {
         paths: Vec<String>,
     ) -> Result<Vec<Bytes>> {
         let row = self.session_in_use(op, session).await?;
-        let agent = self.agent_of(&row)?;
+        let agent = self.agent_of(&row).await?;
         let mut archives = Vec::with_capacity(paths.len());
         for path in paths {
-            archives.push(within(AGENT_DEADLINE, agent.download_file(row.id, path)).await?);
+            archives.push(within(FILE_DEADLINE, agent.download_file(row.id, path)).await?);
         }
         Ok(archives)
     }
 
-    /// Checks that the session exists and counts one use of it; what every stream does before it upgrades.
-    ///
-    /// # Errors
-    /// [`Error::KernelNotFound`].
-    pub async fn session_open_stream(&self, op: &Op, session: &SessionRef) -> Result<()> {
-        self.session_in_use(op, session).await.map(|_| ())
-    }
-
-    /// Whether the session is still there, for streams that wait for their clients. Counts nothing.
+    /// Whether the session is still there. Counts nothing.
     ///
     /// # Errors
     /// When the database cannot tell.
@@ -354,7 +345,7 @@ impl Manager {
     }
 
     /// Finds a session as `agent-protocol.md` 5.3 says. What cannot be a session's name is none.
-    async fn find_session(&self, op: &Op, session: &SessionRef) -> Result<KernelRow> {
+    pub(crate) async fn find_session(&self, op: &Op, session: &SessionRef) -> Result<KernelRow> {
         let owner = op.owner(session.owner.as_ref())?;
         if !owner.can_exist() || session.name.parse::<SessionName>().is_err() {
             return Err(Error::KernelNotFound);
@@ -364,7 +355,7 @@ impl Manager {
     }
 
     /// Finds a session and counts one use of it.
-    async fn session_in_use(&self, op: &Op, session: &SessionRef) -> Result<KernelRow> {
+    pub(crate) async fn session_in_use(&self, op: &Op, session: &SessionRef) -> Result<KernelRow> {
         let row = self.find_session(op, session).await?;
         self.usage
             .note_session_use(op.owner(session.owner.as_ref())?, &session.name);
@@ -372,8 +363,11 @@ impl Manager {
     }
 
     /// The session's agent. One that is alive but has not connected to this manager yet will.
-    fn agent_of(&self, row: &KernelRow) -> Result<Arc<dyn AgentRpc>> {
-        let agent = row.agent.as_ref().and_then(|id| self.agent(id));
+    pub(crate) async fn agent_of(&self, row: &KernelRow) -> Result<Arc<dyn AgentRpc>> {
+        let agent = match &row.agent {
+            Some(id) => self.agent(id).await?,
+            None => None,
+        };
         agent.ok_or_else(|| {
             Error::ServiceUnavailable(
                 "the session's agent is not connected yet; try again shortly".to_owned(),
@@ -383,7 +377,7 @@ impl Manager {
 }
 
 /// Waits for an agent's answer within the deadline; its errors are those of running code.
-async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Duration,
     answer: impl Future<Output = std::result::Result<T, AgentError>>,
 ) -> Result<T> {

@@ -43,7 +43,7 @@ pub struct ReceiverOptions {
     /// Connections at the same time: one for each agent.
     pub max_peers: usize,
     /// Whether events must come from where they say. To be turned off where agents reach the manager from other addresses than
-    /// those under which they are called, as through NAT.
+    /// those under which they are called, as through NAT; what does not agree is logged then.
     pub check_sources: bool,
 }
 
@@ -203,16 +203,22 @@ impl Shared {
         checked_addr: &mut String,
     ) -> Result<Received, Refusal> {
         let (agent, event) = decode(&message)?;
-        if self.check_sources {
-            if let AgentEvent::InstanceHeartbeat(info) = &event
-                && info.addr != *checked_addr
-            {
-                if !is_on(&info.addr, peer.ip()).await {
-                    let addr = info.addr.clone();
+        if let AgentEvent::InstanceHeartbeat(info) = &event
+            && info.addr != *checked_addr
+        {
+            if !is_on(&info.addr, peer.ip()).await {
+                let addr = info.addr.clone();
+                if self.check_sources {
                     return Err(Refusal::PointsElsewhere { agent, addr });
                 }
-                checked_addr.clone_from(&info.addr);
+                tracing::warn!(
+                    peer.addr = %peer, agent.id = %agent, addr,
+                    "an agent wants to be called at another host than the one that its events come from"
+                );
             }
+            checked_addr.clone_from(&info.addr);
+        }
+        if self.check_sources {
             let last = matches!(event, AgentEvent::InstanceTerminated { .. });
             self.bind_to(&agent, peer.ip().to_canonical(), last)?;
         }

@@ -4,7 +4,7 @@
 //! the agent did the work is unknown, so it is never sent again. While there is no connection calls wait a little for one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -65,7 +65,10 @@ pub struct ZmqAgent {
     endpoint: Endpoint,
     calls: mpsc::Sender<Pending>,
     state: watch::Receiver<State>,
-    _stop: DropGuard,
+    /// Why it was closed, once it was.
+    closed: OnceLock<String>,
+    stop: CancellationToken,
+    _stopped_with_it: DropGuard,
 }
 
 #[derive(Clone, Debug)]
@@ -108,8 +111,20 @@ impl ZmqAgent {
             endpoint,
             calls,
             state,
-            _stop: stop.drop_guard(),
+            closed: OnceLock::new(),
+            stop: stop.clone(),
+            _stopped_with_it: stop.drop_guard(),
         }
+    }
+
+    /// Ends the connection for good: every call that waits, and every later one, fails with this reason.
+    pub fn close(&self, reason: &str) {
+        _ = self.closed.set(reason.to_owned());
+        self.stop.cancel();
+    }
+
+    fn was_closed(&self) -> AgentError {
+        lost(self.closed.get().map_or("it was closed", String::as_str))
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -141,7 +156,7 @@ impl ZmqAgent {
         let connected = state.wait_for(|state| matches!(state, State::Connected));
         match tokio::time::timeout(CONNECTION, connected).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(lost("it was closed")),
+            Ok(Err(_)) => Err(self.was_closed()),
             Err(_) => {
                 let reason = match &*self.state.borrow() {
                     State::Connecting(Some(reason)) => reason.clone(),
@@ -160,9 +175,8 @@ impl ZmqAgent {
             self.wait_for_connection().await?;
             let (sender, answer) = oneshot::channel();
             let pending = Pending { call, answer: sender };
-            let closed = || lost("it was closed");
-            self.calls.send(pending).await.map_err(|_| closed())?;
-            answer.await.map_err(|_| closed())?
+            self.calls.send(pending).await.map_err(|_| self.was_closed())?;
+            answer.await.map_err(|_| self.was_closed())?
         };
         let (is_error, body) = tokio::time::timeout(deadline, work)
             .await

@@ -32,17 +32,20 @@ pub enum SocketType {
     Push,
     Pull,
     Pub,
+    /// A PUB that sees who subscribes; the same on the wire.
+    XPub,
     Sub,
     Req,
 }
 
 impl SocketType {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Dealer,
         Self::Router,
         Self::Push,
         Self::Pull,
         Self::Pub,
+        Self::XPub,
         Self::Sub,
         Self::Req,
     ];
@@ -54,6 +57,7 @@ impl SocketType {
             Self::Push => "PUSH",
             Self::Pull => "PULL",
             Self::Pub => "PUB",
+            Self::XPub => "XPUB",
             Self::Sub => "SUB",
             Self::Req => "REQ",
         }
@@ -67,8 +71,8 @@ impl SocketType {
                 | (Self::Router, Self::Dealer | Self::Req)
                 | (Self::Push, Self::Pull)
                 | (Self::Pull, Self::Push)
-                | (Self::Pub, Self::Sub)
-                | (Self::Sub, Self::Pub)
+                | (Self::Pub | Self::XPub, Self::Sub)
+                | (Self::Sub, Self::Pub | Self::XPub)
         )
     }
 
@@ -216,18 +220,24 @@ fn property(mut rest: &[u8], wanted: &[u8]) -> Result<Option<Vec<u8>>, ZmtpError
     Ok(None)
 }
 
-/// The command with which a handshake ends.
+/// The command with which a handshake ends, of a side that lets its peer name it.
 pub fn encode_ready(ours: SocketType) -> Vec<u8> {
+    encode_ready_as(ours, b"")
+}
+
+/// As [`encode_ready`], with the name that a ROUTER is to have for this side: the same on two of its sockets lets it answer
+/// on one what came on the other. At most 255 bytes, not beginning with NUL.
+pub fn encode_ready_as(ours: SocketType, identity: &[u8]) -> Vec<u8> {
     let mut body = b"\x05READY".to_vec();
-    let mut add = |name: &str, value: &str| {
+    let mut add = |name: &str, value: &[u8]| {
         body.push(name.len() as u8);
         body.extend_from_slice(name.as_bytes());
         body.extend_from_slice(&(value.len() as u32).to_be_bytes());
-        body.extend_from_slice(value.as_bytes());
+        body.extend_from_slice(value);
     };
-    add("Socket-Type", ours.as_str());
+    add("Socket-Type", ours.as_str().as_bytes());
     if matches!(ours, SocketType::Dealer | SocketType::Router | SocketType::Req) {
-        add("Identity", "");
+        add("Identity", identity);
     }
     frame_of(COMMAND, &body)
 }
@@ -392,6 +402,8 @@ mod tests {
         );
         let push = "041a055245414459 0b536f636b65742d54797065 00000004 50555348";
         assert_eq!(hex::encode(encode_ready(SocketType::Push)), push.replace(' ', ""));
+        let named = encode_ready_as(SocketType::Dealer, b"ab");
+        assert!(named.ends_with(b"\x08Identity\0\0\0\x02ab"));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use std::process::Command;
 
 use bai_proto::sandbox::SandboxSpec;
 
+/// The variable, and our value, by which figures are shown at the end of a run and never in a window.
+pub const FIGURES: (&str, &str) = ("MPLBACKEND", "agg");
+
 /// One runtime type of [`table::LANGUAGES`].
 #[derive(Debug)]
 pub struct Language {
@@ -25,6 +28,8 @@ pub struct Language {
     /// What `exec *` runs.
     pub exec: Option<&'static str>,
     pub query: Query,
+    /// The word in the names of Jupyter kernels that are used for queries instead, where there are any.
+    pub kernelspec: Option<&'static str>,
     /// More of the environment.
     pub environ: &'static [(&'static str, &'static str)],
 }
@@ -110,8 +115,7 @@ fn complete_environ(language: &Language, given: &BTreeMap<String, String>) -> BT
             "PATH",
             "/home/work/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         ),
-        // Figures are shown at the end of a run, never in a window.
-        ("MPLBACKEND", "agg"),
+        FIGURES,
     ];
     let mut environ: BTreeMap<String, String> = defaults
         .iter()

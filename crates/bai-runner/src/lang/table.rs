@@ -15,6 +15,7 @@ const NONE: Language = Language {
     main_file: None,
     exec: None,
     query: Query::Driver(Driver::Shell),
+    kernelspec: None,
     environ: &[],
 };
 
@@ -27,6 +28,7 @@ pub const LANGUAGES: &[Language] = &[
         main_file: Some("main.py"),
         exec: Some("exec \"$R\" main.py"),
         query: Query::Driver(Driver::Python),
+        kernelspec: Some("python"),
         environ: &[("PYTHONUNBUFFERED", "1")],
         ..NONE
     },
@@ -202,6 +204,7 @@ pub const LANGUAGES: &[Language] = &[
             prefix: "",
             command: "exec Rscript \"$F\"",
         },
+        kernelspec: Some("ir"),
         ..NONE
     },
     Language {
@@ -215,6 +218,7 @@ pub const LANGUAGES: &[Language] = &[
             prefix: "",
             command: "exec \"$R\" \"$F\"",
         },
+        kernelspec: Some("julia"),
         ..NONE
     },
     Language {

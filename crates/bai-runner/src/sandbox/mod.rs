@@ -26,7 +26,8 @@ mod tree;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 
 use bai_proto::sandbox::{Network, SandboxSpec};
@@ -38,6 +39,7 @@ use self::control::{Control, Fatal, Ledger, OrFatal};
 use self::identity::Identity;
 use self::sys::Side;
 use self::tree::Item;
+use crate::door::Door;
 
 /// A log that has grown beyond this is started anew with the next start of the session.
 const MAX_LOG: u64 = 256 << 10;
@@ -60,7 +62,7 @@ pub fn run() -> ExitCode {
 
 /// What the first process inherits from the outer one.
 struct Inheritance {
-    listener: UnixListener,
+    door: Door,
     /// The mounts, where they had to be opened with root's rights.
     items: Option<Vec<Item>>,
     ledger: Ledger,
@@ -71,7 +73,7 @@ fn outer(control: &Control, spec: &SandboxSpec) -> Result<u8, Fatal> {
     let _ = setsid();
     let mut ledger = Ledger::default();
     cgroup::enter(&spec.cgroups, &mut ledger)?;
-    let listener = prepare_socket_dir(&spec.socket_dir)?;
+    let door = prepare_socket_dir(&spec.socket_dir)?;
     let identity = Identity::establish(spec, &mut ledger)?;
     let items = if identity.privileged {
         Some(tree::open_all(spec)?)
@@ -82,16 +84,7 @@ fn outer(control: &Control, spec: &SandboxSpec) -> Result<u8, Fatal> {
         return Ok(1);
     }
     ledger.enforced("user namespace");
-    enter_namespaces(
-        control,
-        spec,
-        Inheritance {
-            listener,
-            items,
-            ledger,
-        },
-    )
-    .map(|()| 0)
+    enter_namespaces(control, spec, Inheritance { door, items, ledger }).map(|()| 0)
 }
 
 /// Becomes `work` of a user namespace of its own. False when the scribe has failed, and said so.
@@ -127,10 +120,10 @@ fn enter_user_namespace(control: &Control, identity: Identity) -> Result<bool, F
     Ok(mapped)
 }
 
-/// Opens the runner's socket and log, and makes the log this process's output.
+/// Opens the runner's sockets and log, and makes the log this process's output.
 ///
 /// Done by name relative to the directory: the path of a unix socket may not be longer than 107 bytes.
-fn prepare_socket_dir(path: &str) -> Result<UnixListener, Fatal> {
+fn prepare_socket_dir(path: &str) -> Result<Door, Fatal> {
     chdir(path).or_fatal(format!("enter {path}"))?;
     let redirect = || -> io::Result<()> {
         let log = OpenOptions::new()
@@ -146,11 +139,7 @@ fn prepare_socket_dir(path: &str) -> Result<UnixListener, Fatal> {
         Ok(dup2_stderr(&log)?)
     };
     redirect().or_fatal(format!("open {path}/runner.log"))?;
-    match std::fs::remove_file("runner.sock") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => UnixListener::bind("runner.sock"),
-    }
-    .or_fatal(format!("listen on {path}/runner.sock"))
+    Door::open(Path::new("runner.sock")).or_fatal(format!("listen on {path}/runner.sock"))
 }
 
 fn enter_namespaces(
@@ -226,7 +215,7 @@ fn first(
     pid: i32,
 ) -> Result<(), Fatal> {
     let Inheritance {
-        listener,
+        door,
         items,
         mut ledger,
     } = inheritance;
@@ -243,6 +232,6 @@ fn first(
         control.hang_up();
     }
     let leash = spec.dies_with_agent.then_some(control);
-    let code = init::supervise(leash, move || crate::session::serve(&listener, spec.into()))?;
+    let code = init::supervise(leash, move || crate::session::serve(door, spec.into(), network))?;
     sys::exit_now(code)
 }

@@ -10,6 +10,8 @@
 mod batch;
 mod confinement;
 mod harness;
+mod hook;
+mod jupyter;
 mod lifecycle;
 mod programs;
 mod protocol;

@@ -377,6 +377,17 @@ pub async fn kernels_are_listed_by_state(store: Store) {
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>(),
         [1, 3].map(kernel_id)
     );
+    // More than one statement's worth of them, most of which never were.
+    let asked: Vec<_> = [2, 4].into_iter().chain(100..250).map(kernel_id).collect();
+    let mut rows = reader.kernels(&asked).await.expect("kernels");
+    rows.sort_by_key(|row| row.id.0);
+    assert_eq!(
+        rows.into_iter()
+            .map(|row| (row.id, row.status))
+            .collect::<Vec<_>>(),
+        [(kernel_id(2), Some(Running)), (kernel_id(4), Some(Terminated))]
+    );
+    assert!(reader.kernels(&[]).await.expect("kernels").is_empty());
     assert_eq!(reader.count_live_sessions_total().await.expect("a count"), 3);
     let mut tx = begin(&store).await;
     let moved = tx

@@ -15,4 +15,4 @@ ALTER TABLE public.keypairs DROP rate_limit, DROP last_used, DROP secret_key;
 ALTER TABLE public.keypairs ADD secret_key varchar(40), ADD last_used timestamptz, ADD rate_limit integer;
 ALTER TABLE public.keypair_resource_policies DROP idle_timeout, DROP max_vfolder_size;
 ALTER TABLE public.keypair_resource_policies ADD max_vfolder_size bigint NOT NULL, ADD idle_timeout bigint NOT NULL;
-INSERT INTO public.alembic_version VALUES ('c401d78cc7b9');
+INSERT INTO public.alembic_version VALUES ('c401d78cc7b9') ON CONFLICT DO NOTHING;

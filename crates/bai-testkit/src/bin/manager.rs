@@ -32,6 +32,7 @@ async fn main() -> Result<()> {
         clock,
         random: Arc::new(SeededRandom::from_seed(pid.into())),
         heartbeat_timeout: Duration::from_secs(1),
+        agent_tls: None,
     })
     .await?;
     println!("{}", manager.name().unwrap_or_default());

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,15 +18,17 @@ pub const PASSWORD: &str = "not-a-secret";
 /// A server that nobody else uses.
 #[derive(Debug)]
 pub struct Etcd {
-    program: String,
-    role: Role,
     server: Server,
+    /// Of the user `root`, once there is one.
+    password: Mutex<Option<String>>,
 }
 
 /// What the command line says beside the address.
 #[derive(Clone, Debug)]
 enum Role {
     Alone,
+    /// With room for so many bytes.
+    Small(u64),
     /// With TLS towards clients: certificate and key.
     Secured(PathBuf, PathBuf),
     /// A number and the peers' ports of all members.
@@ -54,6 +57,18 @@ impl Etcd {
     /// As [`Etcd::start`].
     pub fn start_with_tls(certificates: &Certificates) -> Result<Self, Missing> {
         let started = Self::make(Role::Secured(certificates.certificate(), certificates.key()))?;
+        Ok(started.unwrap_or_else(|error| panic!("{error:#}")))
+    }
+
+    /// Starts a server that is full when its data has so many bytes: what it says then is what it says on a full disk.
+    ///
+    /// # Errors
+    /// As [`Etcd::start`].
+    ///
+    /// # Panics
+    /// As [`Etcd::start`].
+    pub fn start_with_room_for(bytes: u64) -> Result<Self, Missing> {
+        let started = Self::make(Role::Small(bytes))?;
         Ok(started.unwrap_or_else(|error| panic!("{error:#}")))
     }
 
@@ -88,11 +103,11 @@ impl Etcd {
 
     fn make(role: Role) -> Result<Result<Self>, Missing> {
         let program = find_program("etcd", &[])?.display().to_string();
-        let server = Server::start("etcd", |server| command(&program, &role, server), role.is_ready());
+        let is_ready = role.is_ready();
+        let server = Server::start("etcd", move |server| command(&program, &role, server), is_ready);
         Ok(server.map(|server| Self {
-            program,
-            role,
             server,
+            password: Mutex::default(),
         }))
     }
 
@@ -102,16 +117,13 @@ impl Etcd {
     /// When it does not answer.
     pub fn leads(&self) -> bool {
         let status = self.post("/v3/maintenance/status", "{}").expect("the status");
-        let field = |name: &str| {
-            let (_, rest) = status.split_once(&format!("\"{name}\":\""))?;
-            rest.split_once('"').map(|(value, _)| value.to_owned())
-        };
-        field("leader").is_some() && field("leader") == field("member_id")
+        let leader = text_of(&status, "leader");
+        leader.is_some() && leader == text_of(&status, "member_id")
     }
 
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.server.port)
+        self.server.address()
     }
 
     /// Ends the process at once. Its data stays.
@@ -124,9 +136,7 @@ impl Etcd {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&self) {
-        let command = command(&self.program, &self.role, &self.server);
-        let started = self.server.start_again(&command, self.role.is_ready());
-        started.unwrap_or_else(|error| panic!("etcd does not start again: {error:#}"));
+        self.server.start_again();
     }
 
     /// Forgets everything. To be called after [`Etcd::kill`].
@@ -156,6 +166,33 @@ impl Etcd {
         self.post("/v3/kv/compaction", &body).expect("compact");
     }
 
+    /// The store's revision.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn revision(&self) -> i64 {
+        let answer = self
+            .post("/v3/kv/range", r#"{"key": "AA=="}"#)
+            .expect("an answer");
+        let revision = text_of(&answer, "revision").and_then(|text| text.parse().ok());
+        revision.expect("a revision")
+    }
+
+    /// Makes room in a server that is full, as an operator does: forgets the history, gives its space back, and disarms
+    /// the alarm.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn make_room(&self) {
+        self.compact(self.revision());
+        self.post("/v3/maintenance/defragment", "{}").expect("defragment");
+        let alarm = "/v3/maintenance/alarm";
+        let armed = self.post(alarm, r#"{"action": "GET"}"#).expect("the alarms");
+        let member = text_of(&armed, "memberID").expect("an alarm");
+        let disarm = format!(r#"{{"action": "DEACTIVATE", "memberID": "{member}", "alarm": "NOSPACE"}}"#);
+        self.post(alarm, &disarm).expect("disarm the alarm");
+    }
+
     /// From now on a user and a password are needed: `root` and [`PASSWORD`].
     ///
     /// # Panics
@@ -170,18 +207,47 @@ impl Etcd {
         ] {
             self.post(path, body).expect("enable authentication");
         }
+        *self.password() = Some(PASSWORD.to_owned());
+    }
+
+    /// Gives the user `root` another password, after [`Etcd::enable_auth`]. Tokens are worth nothing then.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn change_password(&self, password: &str) {
+        let change = format!(r#"{{"name": "root", "password": "{password}"}}"#);
+        self.post("/v3/auth/user/changepw", &change)
+            .expect("change the password");
+        *self.password() = Some(password.to_owned());
     }
 
     fn post(&self, path: &str, body: &str) -> Result<String> {
-        ask(self.server.port, "POST", path, body)
+        let password = self.password().clone();
+        let Some(password) = password else {
+            return ask(self.server.port, "POST", path, None, body);
+        };
+        let log_in = format!(r#"{{"name": "root", "password": "{password}"}}"#);
+        let answer = ask(self.server.port, "POST", "/v3/auth/authenticate", None, &log_in)?;
+        let token = text_of(&answer, "token").context("no token")?;
+        ask(self.server.port, "POST", path, Some(token), body)
     }
+
+    fn password(&self) -> MutexGuard<'_, Option<String>> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A member of a JSON object that is a text.
+fn text_of<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = answer.split_once(&format!("\"{name}\":\""))?;
+    Some(rest.split_once('"')?.0)
 }
 
 impl Role {
     /// A member is ready only when others are there; one with TLS does not answer us.
     fn is_ready(&self) -> fn(&Server) -> bool {
         match self {
-            Self::Alone => is_ready,
+            Self::Alone | Self::Small(_) => is_ready,
             Self::Secured(..) | Self::Member(..) => Server::listens,
         }
     }
@@ -206,6 +272,10 @@ fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
     match role {
         // Nobody connects to a single member's peer address; port 0 is one that nobody has.
         Role::Alone => command.push("--listen-peer-urls=http://127.0.0.1:0".to_owned()),
+        Role::Small(bytes) => command.extend([
+            "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
+            format!("--quota-backend-bytes={bytes}"),
+        ]),
         Role::Secured(certificate, key) => command.extend([
             "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
             format!("--cert-file={}", certificate.display()),
@@ -228,17 +298,19 @@ fn command(program: &str, role: &Role, server: &Server) -> Vec<String> {
 }
 
 fn is_ready(server: &Server) -> bool {
-    ask(server.port, "GET", "/health", "").is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    ask(server.port, "GET", "/health", None, "").is_ok_and(|answer| answer.contains(r#""health":"true""#))
 }
 
 /// One request of HTTP, by hand: this crate's servers need no client library.
-fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<String> {
+fn ask(port: u16, method: &str, path: &str, token: Option<&str>, body: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let length = body.len();
+    let token = token.map(|token| format!("Authorization: {token}\r\n"));
+    let (length, token) = (body.len(), token.unwrap_or_default());
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{token}\
+         Content-Length: {length}\r\n\r\n{body}"
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

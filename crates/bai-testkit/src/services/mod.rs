@@ -11,7 +11,7 @@ mod guardian;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
-#[cfg(feature = "api")]
+#[cfg(feature = "registry")]
 pub mod registry;
 mod server;
 #[cfg(feature = "api")]
@@ -20,6 +20,7 @@ pub mod tls;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub use docker::Docker;
 pub use etcd::Etcd;
@@ -60,6 +61,24 @@ pub(crate) fn free_port() -> std::io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
         .local_addr()?
         .port())
+}
+
+/// Ends every process whose command line names the folder: sessions, which outlive their server on purpose, so that a test
+/// that failed could leave some.
+pub fn end_processes_of(folder: &Path) {
+    let folder = folder.display().to_string();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&words).contains(&folder) {
+            let id = entry.file_name();
+            // It may have ended meanwhile.
+            _ = Command::new("kill")
+                .arg("-9")
+                .arg(id)
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
 }
 
 /// The last lines of a log, for the message of a test that fails.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Guardian, Missing, find_program, free_port, tail};
+use super::{Certificates, Guardian, Missing, find_program, free_port, tail};
 
 /// The password of the superuser.
 pub const PASSWORD: &str = "not-a-secret";
@@ -30,8 +30,22 @@ pub struct Postgres {
     programs: Programs,
     folder: PathBuf,
     port: u16,
+    /// Its data is on a disk of so many bytes.
+    disk: Option<u64>,
+    /// Offers TLS with the certificate and the key in the folder.
+    has_tls: bool,
     server: Mutex<Option<Guardian>>,
 }
+
+/// Mounts a disk for this process and its children alone, copies the data onto it and starts the server: `$0` is its size,
+/// user and group, `$1` the data, `$2` where it is to be.
+const ON_A_DISK: &str = r#"
+set -e
+mount -t tmpfs -o "mode=0700,$0" tmpfs "$2"
+cp -a "$1/." "$2"
+shift 2
+exec "$@"
+"#;
 
 #[derive(Debug)]
 struct Programs {
@@ -81,11 +95,43 @@ impl Postgres {
     /// When it is installed and does not start.
     pub fn start() -> Result<Self, Missing> {
         let programs = Programs::find()?;
-        let started = Self::make(programs);
+        let started = Self::make(programs, None, None);
         Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
     }
 
-    fn make(programs: Programs) -> Result<Self> {
+    /// A server that offers TLS.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_with_tls(certificates: &Certificates) -> Result<Self, Missing> {
+        let programs = Programs::find()?;
+        let started = Self::make(programs, Some(certificates), None);
+        Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
+    }
+
+    /// A server whose data is on a disk of its own, of so many bytes, which [`Postgres::fill_disk`] fills. What is on it
+    /// goes when the server is stopped.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`], and [`Missing`] where no disk can be mounted.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_on_disk_of(bytes: u64) -> Result<Self, Missing> {
+        let programs = Programs::find()?;
+        let mounts = ["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"];
+        let may_mount = Command::new("unshare").args(mounts).output();
+        if !may_mount.is_ok_and(|output| output.status.success()) {
+            return Err(Missing("mounting a small disk takes root".to_owned()));
+        }
+        let started = Self::make(programs, None, Some(bytes));
+        Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
+    }
+
+    fn make(programs: Programs, tls: Option<&Certificates>, disk: Option<u64>) -> Result<Self> {
         let folder = TempDir::with_prefix("bai-postgres-")?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let owner = Owner::find()?;
@@ -111,10 +157,27 @@ impl Postgres {
             .current_dir("/")
             .output()?;
         succeeded("initdb", &initdb)?;
+        if disk.is_some() {
+            fs::rename(folder.path().join("data"), folder.path().join("made"))?;
+            fs::create_dir(folder.path().join("data"))?;
+        }
+        if let Some(certificates) = tls {
+            for (from, name) in [
+                (certificates.certificate(), "server.pem"),
+                (certificates.key(), "server.key"),
+            ] {
+                let to = folder.path().join(name);
+                fs::copy(from, &to)?;
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o600))?;
+                owner.own(&to)?;
+            }
+        }
         let mut server = Self {
             programs,
             folder: folder.keep(),
             port: 0,
+            disk,
+            has_tls: tls.is_some(),
             server: Mutex::new(None),
         };
         for _ in 0..5 {
@@ -132,18 +195,28 @@ impl Postgres {
     /// When it does not get ready; its log says why.
     pub fn start_again(&self) -> Result<()> {
         let owner = Owner::find()?;
-        let socket = self.folder.join("socket");
-        let mut command: Vec<String> = owner.prefix();
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        let mut command: Vec<String> = Vec::new();
+        if let Some(bytes) = self.disk {
+            let (user, group) = owner.0.unwrap_or_default();
+            command.extend(["unshare", "--mount", "sh", "-c", ON_A_DISK].map(str::to_owned));
+            command.push(format!("size={bytes},uid={user},gid={group}"));
+            command.extend([path("made"), path("data")]);
+        }
+        command.extend(owner.prefix());
         command.push(self.programs.postgres.display().to_string());
-        command.extend(["-D".to_owned(), self.folder.join("data").display().to_string()]);
+        command.extend(["-D".to_owned(), path("data")]);
         for (name, value) in [
             ("listen_addresses", "127.0.0.1".to_owned()),
             ("port", self.port.to_string()),
-            ("unix_socket_directories", socket.display().to_string()),
+            ("unix_socket_directories", path("socket")),
             ("max_connections", "200".to_owned()),
             ("fsync", "off".to_owned()),
             ("full_page_writes", "off".to_owned()),
             ("timezone", "Asia/Seoul".to_owned()),
+            ("ssl", self.has_tls.to_string()),
+            ("ssl_cert_file", path("server.pem")),
+            ("ssl_key_file", path("server.key")),
         ] {
             command.extend(["-c".to_owned(), format!("{name}={value}")]);
         }
@@ -168,6 +241,30 @@ impl Postgres {
         if let Some(guardian) = server {
             guardian.stop();
         }
+    }
+
+    /// Fills the disk of a server that was started on one of its own, to the last byte.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn fill_disk(&self) {
+        self.run_in_data_folder("cat /dev/zero >ballast 2>/dev/null || true");
+    }
+
+    /// Makes room on that disk again.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn make_room(&self) {
+        self.run_in_data_folder("rm ballast");
+    }
+
+    /// The server's disk is seen by the server only, and its folder is where it runs programs.
+    fn run_in_data_folder(&self, script: &str) {
+        assert!(self.disk.is_some(), "it has a disk of its own");
+        let sql = format!("COPY (SELECT WHERE false) TO PROGRAM '{script}'");
+        let answer = self.psql("postgres", &sql);
+        answer.unwrap_or_else(|error| panic!("{error:#}"));
     }
 
     /// Makes a database, out of the database `template` or empty, that goes when it is dropped.
@@ -237,6 +334,11 @@ impl Database<'_> {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The server's address over TCP, `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server.port)
     }
 
     /// Its address over TCP, with the password.

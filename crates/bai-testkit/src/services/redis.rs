@@ -1,8 +1,11 @@
 //! A Redis server that keeps nothing on disk.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,8 +19,8 @@ pub const PASSWORD: &str = "not-a-secret";
 /// A server that nobody else uses.
 #[derive(Debug)]
 pub struct Redis {
-    program: String,
-    role: Role,
+    /// What it wants, if anything.
+    password: Mutex<Option<String>>,
     server: Server,
 }
 
@@ -66,22 +69,19 @@ impl Redis {
 
     fn make(role: Role) -> Result<Self, Missing> {
         let program = find_program("redis-server", &[])?.display().to_string();
-        let started = Server::start(
-            "redis",
-            |server| command(&program, &role, server),
-            role.is_ready(),
-        );
+        let is_ready = role.is_ready();
+        let password = matches!(role, Role::WithPassword).then(|| PASSWORD.to_owned());
+        let started = Server::start("redis", move |server| command(&program, &role, server), is_ready);
         let server = started.unwrap_or_else(|error| panic!("{error:#}"));
         Ok(Self {
-            program,
-            role,
+            password: Mutex::new(password),
             server,
         })
     }
 
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.server.port)
+        self.server.address()
     }
 
     /// Ends the process at once, and with it everything that it knew.
@@ -94,9 +94,7 @@ impl Redis {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&self) {
-        let command = command(&self.program, &self.role, &self.server);
-        let started = self.server.start_again(&command, self.role.is_ready());
-        started.unwrap_or_else(|error| panic!("Redis does not start again: {error:#}"));
+        self.server.start_again();
     }
 
     /// Nothing is answered any more; connections stay.
@@ -115,12 +113,75 @@ impl Redis {
     /// When the server does not answer.
     pub fn commands(&self, commands: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = commands.iter().map(|&command| command.to_owned()).collect();
-        let password = matches!(self.role, Role::WithPassword);
-        if password {
-            all.insert(0, format!("AUTH {PASSWORD}"));
+        let password = self.password().clone();
+        if let Some(password) = &password {
+            all.insert(0, format!("AUTH {password}"));
         }
         let answers = say(self.server.port, &all).expect("the server answers");
-        answers.into_iter().skip(usize::from(password)).collect()
+        answers
+            .into_iter()
+            .skip(usize::from(password.is_some()))
+            .collect()
+    }
+
+    /// Wants another password of new connections. A restart forgets it.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn change_password(&self, password: &str) {
+        self.commands(&[&format!("CONFIG SET requirepass {password}")]);
+        *self.password() = Some(password.to_owned());
+    }
+
+    /// Makes it refuse whatever needs memory, as when it has none.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn fill_memory(&self) {
+        self.commands(&["CONFIG SET maxmemory 1"]);
+    }
+
+    /// Makes it refuse every change, as when its disk is full: what it knows cannot be saved.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn fill_disk(&self) {
+        // A file cannot take the place of a folder.
+        fs::create_dir(self.snapshot()).expect("a folder");
+        self.commands(&["CONFIG SET save \"3600 1\""]);
+        self.save_until("-MISCONF");
+    }
+
+    /// The end of [`Redis::fill_memory`] and [`Redis::fill_disk`].
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn make_room(&self) {
+        self.commands(&["CONFIG SET maxmemory 0"]);
+        if fs::remove_dir(self.snapshot()).is_ok() {
+            self.save_until("+OK");
+            self.commands(&["CONFIG SET save \"\""]);
+        }
+    }
+
+    /// Saves until a change is answered like this.
+    fn save_until(&self, expected: &str) {
+        for _ in 0..1500 {
+            let answers = self.commands(&["BGSAVE", "SELECT 15", "SET probe 1"]);
+            if answers[2].starts_with(expected) {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        panic!("a change is never answered {expected}");
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        self.server.folder.join("dump.rdb")
+    }
+
+    fn password(&self) -> MutexGuard<'_, Option<String>> {
+        self.password.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

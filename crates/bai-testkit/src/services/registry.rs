@@ -1,19 +1,15 @@
 //! Debian's `docker-registry`, and pushing to it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// How long it may take to listen.
-const DEADLINE: Duration = Duration::from_secs(30);
+use super::find_program;
+use super::server::Server;
 
 /// Whom the registry lets in.
 #[derive(Clone, Debug)]
@@ -44,21 +40,13 @@ pub struct Tls {
 pub struct DockerRegistry {
     /// `http://127.0.0.1:<port>`, or `https`.
     pub url: String,
-    child: Child,
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.stop();
-    }
+    server: Server,
 }
 
 impl DockerRegistry {
     /// Stops it now.
-    pub fn stop(&mut self) {
-        // It may have ended by itself.
-        _ = self.child.kill();
-        _ = self.child.wait();
+    pub fn stop(&self) {
+        self.server.kill();
     }
 
     /// Starts a registry with its images below `images` and its settings below `folder`; `None`, with a line that says
@@ -67,83 +55,59 @@ impl DockerRegistry {
     /// # Errors
     /// When it does not listen in time, with what it said.
     pub fn start(folder: &Path, images: &Path, access: &Access, tls: Option<&Tls>) -> Result<Option<Self>> {
-        let mut http = json!({ "addr": "127.0.0.1:0", "secret": "for tests" });
-        if let Some(tls) = tls {
-            let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
-            fs::write(&certificate, &tls.certificate)?;
-            fs::write(&key, &tls.key)?;
-            http["tls"] = json!({ "certificate": certificate, "key": key });
-        }
-        let mut settings = json!({
-            "version": "0.1",
-            "log": { "level": "info", "accesslog": { "disabled": true } },
-            "storage": { "filesystem": { "rootdirectory": images }, "delete": { "enabled": true } },
-            "http": http,
-        });
-        if let Some(auth) = auth(folder, access)? {
-            settings["auth"] = auth;
-        }
-        // JSON is YAML.
-        let file = folder.join("registry.yml");
-        fs::write(&file, settings.to_string())?;
-        let spawned = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let child = match spawned {
-            Ok(child) => child,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let program = match find_program("docker-registry", &[]) {
+            Ok(program) => program.display().to_string(),
+            Err(missing) => {
                 #[expect(clippy::print_stdout, reason = "the test runner counts these lines")]
                 {
-                    println!("SKIPPED: a real image registry, because docker-registry is not installed");
+                    println!("SKIPPED: a real image registry, because {missing}");
                 }
                 return Ok(None);
             }
-            Err(error) => return Err(error).context("docker-registry cannot be started"),
         };
+        let settings = settings(folder, images, access, tls)?.display().to_string();
+        let command = move |server: &Server| {
+            let address = format!("REGISTRY_HTTP_ADDR={}", server.address());
+            ["env", &address, &program, "serve", &settings]
+                .map(str::to_owned)
+                .into()
+        };
+        // That somebody listens at the port is not enough: it could be somebody else.
+        let listens = |server: &Server| {
+            let said = format!("listening on {}", server.address());
+            fs::read_to_string(server.log()).is_ok_and(|log| log.contains(&said))
+        };
+        let server = Server::start("registry", command, listens)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut registry = Self {
-            url: String::new(),
-            child,
-        };
-        registry.url = format!("{scheme}://{}", registry.listening()?);
-        Ok(Some(registry))
+        Ok(Some(Self {
+            url: format!("{scheme}://{}", server.address()),
+            server,
+        }))
     }
+}
 
-    /// Waits for the line that names the address, and reads on so that the registry never waits for a reader.
-    fn listening(&mut self) -> Result<String> {
-        let stderr = self.child.stderr.take().context("no stderr")?;
-        let (found, wait) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut said = String::new();
-            let mut found = Some(found);
-            for line in BufReader::new(stderr).lines().map_while(std::result::Result::ok) {
-                let address = line.split("listening on ").nth(1).and_then(|rest| {
-                    let end = rest.find([',', '"']).unwrap_or(rest.len());
-                    rest.get(..end).map(str::to_owned)
-                });
-                match (address, &found) {
-                    (Some(address), Some(waiting)) => {
-                        _ = waiting.send(Ok(address));
-                        found = None;
-                    }
-                    (None, Some(_)) => said = format!("{said}{line}\n"),
-                    (_, None) => {}
-                }
-            }
-            if let Some(waiting) = found {
-                _ = waiting.send(Err(said));
-            }
-        });
-        match wait.recv_timeout(DEADLINE) {
-            Ok(Ok(address)) => Ok(address),
-            Ok(Err(said)) => bail!("docker-registry ended: {said}"),
-            Err(_) => bail!("docker-registry does not listen"),
-        }
+/// Writes the settings, all but the address.
+fn settings(folder: &Path, images: &Path, access: &Access, tls: Option<&Tls>) -> Result<PathBuf> {
+    let mut http = json!({ "secret": "for tests" });
+    if let Some(tls) = tls {
+        let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+        fs::write(&certificate, &tls.certificate)?;
+        fs::write(&key, &tls.key)?;
+        http["tls"] = json!({ "certificate": certificate, "key": key });
     }
+    let mut settings = json!({
+        "version": "0.1",
+        "log": { "level": "info", "accesslog": { "disabled": true } },
+        "storage": { "filesystem": { "rootdirectory": images }, "delete": { "enabled": true } },
+        "http": http,
+    });
+    if let Some(auth) = auth(folder, access)? {
+        settings["auth"] = auth;
+    }
+    // JSON is YAML.
+    let file = folder.join("registry.yml");
+    fs::write(&file, settings.to_string())?;
+    Ok(file)
 }
 
 fn auth(folder: &Path, access: &Access) -> Result<Option<Value>> {

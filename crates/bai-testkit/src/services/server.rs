@@ -1,10 +1,10 @@
 //! What the small servers have in common: one process with one port and one folder, which can be killed, paused and
 //! started again.
 
+use std::fmt;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -19,47 +19,78 @@ const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: u32 = 1500;
 
 /// A process on a port of loopback, with its data below a folder. Dropping it kills it and removes the folder.
-#[derive(Debug)]
 pub(super) struct Server {
     pub folder: PathBuf,
     pub port: u16,
+    name: &'static str,
+    command: Command,
+    is_ready: fn(&Server) -> bool,
     running: Mutex<Option<Guardian>>,
+}
+
+/// The command line of a server with this folder and port.
+type Command = Box<dyn Fn(&Server) -> Vec<String> + Send + Sync>;
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on port {}", self.name, self.port)
+    }
 }
 
 impl Server {
     /// Starts a server on a free port. `command` is its command line; `is_ready` asks it.
+    ///
+    /// # Errors
+    /// When it does not get ready, with the end of its log.
     pub fn start(
-        name: &str,
-        command: impl Fn(&Self) -> Vec<String>,
-        is_ready: impl Fn(&Self) -> bool,
+        name: &'static str,
+        command: impl Fn(&Self) -> Vec<String> + Send + Sync + 'static,
+        is_ready: fn(&Self) -> bool,
     ) -> Result<Self> {
         let folder = TempDir::with_prefix(format!("bai-{name}-"))?;
         let mut server = Self {
             folder: folder.keep(),
             port: 0,
+            name,
+            command: Box::new(command),
+            is_ready,
             running: Mutex::new(None),
         };
         for _ in 0..5 {
             server.port = free_port()?;
-            if server.start_again(&command(&server), &is_ready).is_ok() {
+            if server.launch().is_ok() {
                 return Ok(server);
             }
         }
         bail!("{name} does not start: {}", tail(&server.log()))
     }
 
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Starts it with its port and data after [`Server::kill`]. When somebody took the port meanwhile, waits for them.
-    pub fn start_again(&self, command: &[String], is_ready: impl Fn(&Self) -> bool) -> Result<()> {
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_again(&self) {
+        let started = self.launch();
+        started.unwrap_or_else(|error| panic!("{} does not start again: {error:#}", self.name));
+    }
+
+    fn launch(&self) -> Result<()> {
+        let command = (self.command)(self);
         let pid_file = self.pid_file();
         let mut wrapped: Vec<String> = ["sh", "-c", r#"echo $$ >"$0"; exec "$@""#]
             .map(str::to_owned)
             .into();
         wrapped.push(pid_file.display().to_string());
-        wrapped.extend_from_slice(command);
+        wrapped.extend(command);
         let _ = fs::remove_file(&pid_file);
         let guardian = Guardian::start(&wrapped, "KILL", &self.folder, &self.log())?;
         for _ in 0..PATIENCE {
-            if is_ready(self) {
+            if (self.is_ready)(self) {
                 *self.running() = Some(guardian);
                 return Ok(());
             }
@@ -78,7 +109,7 @@ impl Server {
     }
 
     /// Waits until the server says that it is ready.
-    pub fn wait_until(&self, is_ready: impl Fn(&Self) -> bool) -> Result<()> {
+    pub fn wait_until(&self, is_ready: fn(&Self) -> bool) -> Result<()> {
         for _ in 0..PATIENCE {
             if is_ready(self) {
                 return Ok(());
@@ -107,7 +138,7 @@ impl Server {
 
     fn signal(&self, name: &str) -> Result<()> {
         let pid = self.pid().context("the server is not running")?;
-        let kill = Command::new("sh")
+        let kill = std::process::Command::new("sh")
             .args(["-c", r#"kill -s "$0" "$1""#, name, &pid])
             .status()?;
         ensure!(kill.success(), "no process {pid}");
@@ -128,7 +159,8 @@ impl Server {
         self.folder.join("pid")
     }
 
-    fn log(&self) -> PathBuf {
+    /// What it prints.
+    pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
 

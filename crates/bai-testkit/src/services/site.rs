@@ -16,12 +16,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::postgres::PASSWORD;
-use super::{Etcd, Guardian, Missing, Postgres, Redis, free_port, tail};
+use super::{Etcd, Guardian, Missing, Postgres, Redis, end_processes_of, free_port, tail};
 
 /// The schema's last revision, which the published package knows and whose migration it does not bring along.
 const HEAD: &str = "c401d78cc7b9";
 /// The database and the etcd namespace.
 const NAME: &str = "backend";
+/// Makes of the original's `schema oneshot` what its migrations make.
+const MIGRATED: &str = include_str!("../../../bai-store/tests/original/migrated.sql");
 /// How often a manager is asked whether it listens, and how many times in all.
 const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: u32 = 1200;
@@ -54,6 +56,21 @@ impl Site {
     /// # Panics
     /// When all is there and does not work.
     pub fn start(fixture: &Value, processes: usize) -> Result<Self, Missing> {
+        Self::start_with(fixture, processes, "")
+    }
+
+    /// The same with tables as a site has them that was installed with an older version and brought up to date.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    ///
+    /// # Panics
+    /// As [`Site::start`].
+    pub fn start_migrated(fixture: &Value, processes: usize) -> Result<Self, Missing> {
+        Self::start_with(fixture, processes, MIGRATED)
+    }
+
+    fn start_with(fixture: &Value, processes: usize, altered: &str) -> Result<Self, Missing> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let python = root.join("target/peers/manager/bin/python");
         if !python.with_file_name("../stamp").exists() {
@@ -69,12 +86,12 @@ impl Site {
             python,
             port: free_port().map_err(|error| Missing(error.to_string()))?,
         };
-        let filled = site.fill(fixture, processes);
+        let filled = site.fill(fixture, processes, altered);
         filled.unwrap_or_else(|error| panic!("the original does not fill its site: {error:#}"));
         Ok(site)
     }
 
-    fn fill(&self, fixture: &Value, processes: usize) -> Result<()> {
+    fn fill(&self, fixture: &Value, processes: usize, altered: &str) -> Result<()> {
         let folder = self.folder.path();
         let mount = folder.join("volumes");
         fs::create_dir_all(mount.join("local"))?;
@@ -96,6 +113,7 @@ impl Site {
         self.postgres
             .psql("postgres", &format!("CREATE DATABASE {NAME} TEMPLATE template0"))?;
         self.original(&["schema", "oneshot", "-f", "alembic.ini"])?;
+        self.postgres.psql(NAME, altered)?;
         self.original(&["fixture", "populate", "fixture.json"])?;
         self.original(&["etcd", "put", "config/redis/addr", &self.redis.address()])?;
         self.original(&["etcd", "put-json", "volumes", "volumes.json"])?;
@@ -247,19 +265,7 @@ enabled = false
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // Sessions outlive their manager on purpose, so that a failed test could leave some.
-        let folder = self.folder.path().display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&words).contains(&folder) {
-                let id = entry.file_name();
-                _ = Command::new("kill")
-                    .arg("-9")
-                    .arg(id)
-                    .stderr(std::process::Stdio::null())
-                    .status();
-            }
-        }
+        end_processes_of(self.folder.path());
     }
 }
 

@@ -1,14 +1,12 @@
-//! Certificates for servers on loopback, made by `openssl`.
+//! Certificates for servers on loopback.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
+use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use super::{Missing, find_program};
-
-/// An authority, and a server's certificate from it for 127.0.0.1. Valid for two days; removed when dropped.
+/// An authority, and a server's certificate from it for 127.0.0.1. Files in PEM, which go when this is dropped.
 #[derive(Debug)]
 pub struct Certificates {
     folder: TempDir,
@@ -17,25 +15,27 @@ pub struct Certificates {
 impl Certificates {
     /// Makes them.
     ///
-    /// # Errors
-    /// [`Missing`] without `openssl`.
-    ///
     /// # Panics
-    /// When it fails.
-    pub fn make() -> Result<Self, Missing> {
-        find_program("openssl", &[])?;
-        let folder = TempDir::with_prefix("bai-tls-").expect("a folder");
-        for words in [
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=authority \
-             -keyout authority.key -out authority.pem",
-            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=server \
-             -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.csr",
-            "x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -copy_extensions copy \
-             -days 2 -out server.pem",
+    /// When the files cannot be written.
+    pub fn make() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
+        let authority = authority.expect("an authority");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &authority).expect("a certificate");
+        let made = Self {
+            folder: TempDir::with_prefix("bai-tls-").expect("a folder"),
+        };
+        for (path, pem) in [
+            (made.authority(), authority.pem()),
+            (made.certificate(), certificate.pem()),
+            (made.key(), key.serialize_pem()),
         ] {
-            openssl(folder.path(), words).unwrap_or_else(|error| panic!("{error:#}"));
+            fs::write(path, pem).expect("a file");
         }
-        Ok(Self { folder })
+        made
     }
 
     /// The authority's certificate.
@@ -52,17 +52,4 @@ impl Certificates {
     pub fn key(&self) -> PathBuf {
         self.folder.path().join("server.key")
     }
-}
-
-fn openssl(folder: &Path, words: &str) -> Result<()> {
-    let output = Command::new("openssl")
-        .args(words.split_whitespace())
-        .current_dir(folder)
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "openssl {words}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

@@ -107,6 +107,7 @@ pub async fn manager(site: &Site, proxies: &Proxies, seed: u64) -> Arc<Manager> 
         clock,
         random: Arc::new(SeededRandom::from_seed(seed)),
         heartbeat_timeout: Duration::from_secs(30),
+        agent_tls: None,
     })
     .await
     .unwrap()

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Environment, Loaded};
+use crate::credentials::save_endpoint;
 use crate::daemon::account::{Target, prepare_folder};
 use crate::daemon::end::End;
 use crate::daemon::notify::Notifier;
@@ -160,6 +161,13 @@ async fn serve(
     let watchdog = Arc::clone(&notifier);
     tokio::spawn(async move { watchdog.keep_alive(alive).await });
 
+    let data_dir = loaded.config.bai.data_dir.as_deref();
+    // Two agents on one directory would take each other's sessions for their own.
+    let hint = "another server uses this directory; stop it, or give each its own bai.data-dir";
+    let _lock = match data_dir.filter(|_| loaded.config.bai.local_agent) {
+        Some(data_dir) => Some(super::up::lock(data_dir, hint)?),
+        None => None,
+    };
     let tls = certificate.as_ref().map(Certificate::server).transpose()?;
     let options = StackOptions::cluster(loaded, listener, tls)?;
     notifier.status("waiting for the site's services");
@@ -170,6 +178,10 @@ async fn serve(
             return Ok(ExitCode::SUCCESS);
         }
     };
+    if let Some(data_dir) = data_dir {
+        // For `bai env`, on this host.
+        save_endpoint(data_dir, &stack.endpoint)?;
+    }
     tracing::info!(
         namespace = loaded.config.etcd.namespace,
         version = env!("CARGO_PKG_VERSION"),

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use bai::Bai;
+pub use bai::{AgentTls, Bai};
 pub use db::Db;
 pub use debug::Debug;
 pub use docker_registry::DockerRegistry;

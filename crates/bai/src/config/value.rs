@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use bai_model::BinarySize;
+use bai_proto::zmtp::AllowList;
 use serde::{Serialize, Serializer};
 use toml::Value;
 
@@ -258,6 +259,15 @@ pub(super) fn list<T>(entry: impl Fn(&Value) -> Read<T>) -> impl Fn(&Value) -> R
     move |value| match value {
         Value::Array(entries) => entries.iter().map(&entry).collect(),
         other => Err(format!("must be a list in brackets, not {}", kind(other))),
+    }
+}
+
+/// An address or a network.
+pub(super) fn network(value: &Value) -> Read<String> {
+    let network = text(value)?;
+    match AllowList::parse([&network]) {
+        Ok(_) => Ok(network),
+        Err(error) => Err(format!("must name addresses or networks: {error}")),
     }
 }
 

@@ -276,9 +276,12 @@ async fn agent_options(
         identity: Identity {
             addr: address.endpoint.to_string(),
             region: config.agent.region.clone().unwrap_or_else(|| "local".to_owned()),
-            // Never empty, which a manager would take for an address.
-            kernel_host: Some(kernel_host.unwrap_or_else(|| address.endpoint.host.clone())),
         },
+        // Where managers reach sessions' ports is where they are opened, unless it is a name or not of this host.
+        listen: address.listen.ip(),
+        // Never empty, which a manager would take for an address.
+        kernel_host: Some(kernel_host.unwrap_or_else(|| address.endpoint.host.clone())),
+        allow: AllowList::parse(&config.bai.allow_managers).context("bai.allow-managers")?,
         scratch_root: config.container.scratch_root.clone(),
         port_range: config.container.port_range.0.clone(),
         resources,

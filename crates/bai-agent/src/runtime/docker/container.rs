@@ -66,6 +66,7 @@ pub fn describe(
         user.uid.to_string(),
         user.gid.to_string(),
         format!("{RUN}/{SOCKET}"),
+        network(options).to_owned(),
         spec.runtime_type.clone(),
     ];
     cmd.extend(spec.runtime_path.clone());
@@ -180,6 +181,14 @@ fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
         name: Some(name.to_owned()),
         soft: Some(value),
         hard: Some(value),
+    }
+}
+
+/// For the runner: whether the container has a network that no other process uses.
+fn network(options: &Options) -> &'static str {
+    match options.network.as_deref() {
+        Some(name) if name == "host" || name.starts_with("container:") => "host",
+        _ => "own",
     }
 }
 

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, EngineError, explain};
 use super::{Options, container, create, output, remove};
+use crate::image::{SERVICE_PORTS, usual_services};
 use crate::runtime::RuntimeError;
 use crate::tasks::blocking;
 
@@ -458,6 +459,9 @@ fn completed(labels: &BTreeMap<String, String>, found: &Found) -> BTreeMap<Strin
     ] {
         labels.insert(name.to_owned(), value.to_owned());
     }
+    labels
+        .entry(SERVICE_PORTS.to_owned())
+        .or_insert_with(|| usual_services(&found.runtime_type).to_owned());
     labels
 }
 

@@ -14,11 +14,13 @@ mod engine;
 mod images;
 mod stats;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bai_proto::descriptor::Descriptor;
 use bai_proto::runner::{Frame, Request};
 use bai_proto::sandbox::Refusal;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerState};
@@ -32,7 +34,7 @@ use tokio::io::AsyncWriteExt;
 use self::container::{KERNEL_LABEL, OWNER_LABEL, SCRATCH_LABEL, User};
 pub use self::engine::{Engine, EngineError};
 pub use self::images::{ImageError, Images, Local, Pull};
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, owner, socket};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, descriptor, owner, socket};
 
 /// The runner of a container that has started takes milliseconds; this is for machines that are stuck.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -383,6 +385,10 @@ impl Runtime for DockerRuntime {
         Ok(Box::new(socket::connect(&spec.scratch.join("run")).await?))
     }
 
+    async fn descriptor(&self, spec: &KernelSpec, wanted: Descriptor) -> std::io::Result<OwnedFd> {
+        descriptor::obtain(spec.scratch.join("run"), wanted).await
+    }
+
     async fn wait(&self, _spec: &KernelSpec, container_id: &str) -> String {
         let state = self.ended(container_id).await;
         // The engine remembers any process that wanted too much; the session ended of it if its runner was killed.
@@ -406,6 +412,10 @@ impl Runtime for DockerRuntime {
 
     async fn measure(&self, _spec: &KernelSpec, container_id: &str) -> Option<Sample> {
         stats::measure(&self.engine, container_id).await
+    }
+
+    fn uid(&self) -> u32 {
+        self.user().uid
     }
 
     fn refusals(&self) -> Vec<Refusal> {

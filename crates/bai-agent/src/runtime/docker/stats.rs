@@ -68,6 +68,7 @@ mod tests {
         let answer = serde_json::json!({
             "cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000_u64}},
             "memory_stats": {"usage": 1000, "max_usage": 2000},
+            "networks": {"eth0": {"rx_bytes": 30, "tx_bytes": 4}, "eth1": {"rx_bytes": 1}},
             "blkio_stats": {"io_service_bytes_recursive": [
                 {"major": 8, "minor": 0, "op": "Read", "value": 10},
                 {"major": 8, "minor": 16, "op": "read", "value": 5},
@@ -81,6 +82,7 @@ mod tests {
             (1500.0, 1000, 2000)
         );
         assert_eq!((sample.read, sample.written), (15, 7));
+        assert_eq!(sample.network, Some((31, 4)));
         assert_eq!(understand(&ContainerStatsResponse::default()).memory, 0);
     }
 }

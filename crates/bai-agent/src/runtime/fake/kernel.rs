@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bai_model::KernelId;
-use bai_proto::runner::{Frame, Record, Request};
+use bai_proto::runner::{Frame, Record, Request, ServiceRequest, ServiceResult};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -136,10 +136,23 @@ impl FakeKernel {
 
     fn take(&self, request: Request) {
         match request {
+            Request::StartService(json) => {
+                if let Ok(ServiceRequest { name, .. }) = serde_json::from_str(&json) {
+                    self.answer(serde_json::json!(ServiceResult::started(&name)).to_string());
+                }
+            }
             Request::Interrupt => self.interrupts.send_modify(|count| *count += 1),
             Request::Input(text) => _ = self.inputs.send(text),
             step => _ = self.steps.send(step),
         }
+    }
+
+    /// About a service, at once.
+    fn answer(&self, json: String) {
+        self.lock()
+            .outbox
+            .push_back(Record::ServiceResult(json).to_frame());
+        self.changed.notify_waiters();
     }
 
     async fn next_frame(&self) -> Frame {

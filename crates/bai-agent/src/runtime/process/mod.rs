@@ -16,24 +16,29 @@ mod record;
 mod stats;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bai_model::KernelId;
+use bai_proto::descriptor::Descriptor;
 use bai_proto::sandbox::{Bind, Limits, Network, Refusal, SandboxReport, SandboxSpec};
 use tokio::net::UnixStream;
 
 use self::cgroup::{Cgroups, Groups, Wanted};
 use self::handle::{Ending, Handle};
 use self::record::Record;
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, owner, socket};
+use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, descriptor, owner, socket};
 
 /// After this long a process that was killed is stuck in the kernel, typically on a dead network file system.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// The exit code that the session's first process passes on for a runner that got SIGKILL.
 const KILLED: i32 = 128 + libc::SIGKILL;
+
+/// `work` in the user namespace of a session.
+const SESSION_UID: u32 = 1000;
 
 /// How the process runtime is to behave on this agent.
 #[derive(Clone, Debug)]
@@ -310,6 +315,10 @@ impl Runtime for ProcessRuntime {
         Ok(Box::new(socket::connect(&run_dir(spec)).await?))
     }
 
+    async fn descriptor(&self, spec: &KernelSpec, wanted: Descriptor) -> std::io::Result<OwnedFd> {
+        descriptor::obtain(run_dir(spec), wanted).await
+    }
+
     async fn wait(&self, spec: &KernelSpec, container_id: &str) -> String {
         let ending = match Handle::open(container_id) {
             Ok(Some(handle)) => handle.ended().await.unwrap_or(Ending::Unknown),
@@ -339,6 +348,10 @@ impl Runtime for ProcessRuntime {
         let groups = Record::read_for(&run_dir(spec), container_id)?.groups();
         let measured = tokio::task::spawn_blocking(move || stats::measure(pid, &groups));
         measured.await.ok()
+    }
+
+    fn uid(&self) -> u32 {
+        SESSION_UID
     }
 
     fn refusals(&self) -> Vec<Refusal> {

@@ -12,26 +12,40 @@ use crate::broker::Heartbeats;
 /// One member.
 #[derive(Debug, Default)]
 pub(super) struct Member {
-    last_seen: DateTime<Utc>,
+    last_seen: Option<DateTime<Utc>>,
     things: BTreeSet<String>,
 }
 
 #[async_trait]
 impl Heartbeats for MemoryBroker {
-    async fn beat(&self, member: &str, at: DateTime<Utc>, things: &[String]) -> Result<()> {
+    async fn beat(&self, beats: &[(String, DateTime<Utc>)]) -> Result<bool> {
         let mut members = enter(&self.members);
-        let member = members.entry(member.to_owned()).or_default();
-        member.last_seen = at;
-        member.things.extend(things.iter().cloned());
-        Ok(())
+        let mut were_known = true;
+        for (member, at) in beats {
+            let member = members.entry(member.clone()).or_default();
+            were_known &= member.last_seen.replace(*at).is_some();
+        }
+        Ok(were_known)
     }
 
     async fn last_seen(&self) -> Result<BTreeMap<String, DateTime<Utc>>> {
         let members = enter(&self.members);
         Ok(members
             .iter()
-            .map(|(name, member)| (name.clone(), member.last_seen))
+            .filter_map(|(name, member)| Some((name.clone(), member.last_seen?)))
             .collect())
+    }
+
+    async fn hold(&self, member: &str, things: &[String]) -> Result<()> {
+        let mut members = enter(&self.members);
+        members.entry(member.to_owned()).or_default().things = things.iter().cloned().collect();
+        Ok(())
+    }
+
+    async fn members_with(&self, thing: &str) -> Result<BTreeSet<String>> {
+        let members = enter(&self.members);
+        let with = members.iter().filter(|(_, member)| member.things.contains(thing));
+        Ok(with.map(|(name, _)| name.clone()).collect())
     }
 
     async fn holders(&self, things: &[String]) -> Result<Vec<u64>> {

@@ -67,8 +67,8 @@ impl Server {
             service: Service {
                 name: "Redis",
                 address: address.printed(),
-                address_setting: "config/redis/addr in the configuration store",
-                credentials_setting: "config/redis/password in the configuration store",
+                address_setting: "config/redis/addr in the configuration store, or bai.broker",
+                credentials_setting: "config/redis/password in the configuration store, or bai.broker",
             },
             deadline,
             info: info.set_redis_settings(settings),

@@ -1,7 +1,7 @@
 //! The original's record of agents (`agent-protocol.md` 3.6): the hash `last_seen` in database 2, and in database 3 for
 //! each image the set of agents that have it. An original manager beside us declares agents lost by the same record.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -16,14 +16,28 @@ const LAST_SEEN: &str = "last_seen";
 
 #[async_trait]
 impl Heartbeats for RedisBroker {
-    async fn beat(&self, member: &str, at: DateTime<Utc>, things: &[String]) -> Result<()> {
-        let mut seen = Cmd::new();
-        seen.arg("HSET").arg(LAST_SEEN).arg(member).arg(seconds(at));
-        let _: i64 = self.seen.ask(Repeat::Yes, &seen).await?;
-        if !things.is_empty() {
-            let _: i64 = self.things.run(Repeat::Yes, &self.has, member, things).await?;
+    async fn beat(&self, beats: &[(String, DateTime<Utc>)]) -> Result<bool> {
+        if beats.is_empty() {
+            return Ok(true);
         }
+        let mut seen = Cmd::new();
+        seen.arg("HSET").arg(LAST_SEEN);
+        for (member, at) in beats {
+            seen.arg(member).arg(seconds(*at));
+        }
+        let added: i64 = self.seen.ask(Repeat::Yes, &seen).await?;
+        Ok(added == 0)
+    }
+
+    async fn hold(&self, member: &str, things: &[String]) -> Result<()> {
+        let _: i64 = self.things.run(Repeat::Yes, &self.hold, member, things).await?;
         Ok(())
+    }
+
+    async fn members_with(&self, thing: &str) -> Result<BTreeSet<String>> {
+        let mut members = Cmd::new();
+        members.arg("SMEMBERS").arg(thing);
+        self.things.ask(Repeat::Yes, &members).await
     }
 
     async fn last_seen(&self) -> Result<BTreeMap<String, DateTime<Utc>>> {

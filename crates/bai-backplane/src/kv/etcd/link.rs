@@ -134,8 +134,8 @@ impl Link {
             service: Service {
                 name: "etcd",
                 address: address.printed(),
-                address_setting: "etcd.addr",
-                credentials_setting: "etcd.user and etcd.password",
+                address_setting: "etcd.addr or bai.config-store",
+                credentials_setting: "etcd.user and etcd.password, or bai.config-store",
             },
             channels: Mutex::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
             endpoints,

@@ -1,5 +1,7 @@
 //! What an error of PostgreSQL means, by SQLSTATE and never by text.
 
+use std::io::ErrorKind;
+
 use sqlx::postgres::PgDatabaseError;
 
 use crate::{ConflictKind, Error};
@@ -38,7 +40,9 @@ pub(super) fn is_loss(error: &sqlx::Error) -> bool {
 
 /// Sorts an error of connecting.
 pub(super) fn of_connecting(error: &sqlx::Error) -> Failure {
-    if let sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) = error {
+    // What rustls does not believe arrives as data that is not valid.
+    let is_disbelief = matches!(error, sqlx::Error::Io(inner) if inner.kind() == ErrorKind::InvalidData);
+    if is_disbelief || matches!(error, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_)) {
         return Failure::Refused(format!("{error}; check sslmode and sslrootcert in the address"));
     }
     match code(error) {

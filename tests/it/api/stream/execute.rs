@@ -1,32 +1,14 @@
 //! `/stream/kernel/{session}/execute`: websockets over real sockets.
 
-use std::time::Duration;
-
 use bai_testkit::{Api, Request, Role};
-use futures_util::{SinkExt, StreamExt};
-use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
+use futures_util::SinkExt;
+use serde_json::json;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::{assert_clean, create, until_called};
+use super::{close_code, next, open};
+use crate::api::{assert_clean, create, until_called};
 
 const TARGET: &str = "/stream/kernel/streams/execute";
-
-async fn open(api: &Api, role: Role, target: &str) -> Result<WebSocketStream<TcpStream>, Error> {
-    let address = api.listen().await;
-    api.open_stream(address, role, target).await
-}
-
-/// The next frame: JSON, or the code of a close.
-async fn next(stream: &mut WebSocketStream<TcpStream>) -> Value {
-    let frame = tokio::time::timeout(Duration::from_secs(30), stream.next()).await;
-    match frame.expect("a frame in time") {
-        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
-        Some(Ok(Message::Close(Some(close)))) => json!({ "closed": u16::from(close.code) }),
-        other => panic!("{other:?}"),
-    }
-}
 
 #[tokio::test]
 async fn a_run_is_asked_answered_and_closed() {
@@ -121,4 +103,51 @@ async fn a_stream_ends_with_its_session_and_a_run_with_its_client() {
     assert_eq!(next(&mut stream).await["status"], "server-restarting");
     assert_eq!(next(&mut stream).await, json!({ "closed": 1000 }));
     assert_clean(&api).await;
+}
+
+#[tokio::test]
+async fn what_is_typed_too_early_is_kept() {
+    let api = Api::start().await;
+    create(&api, Role::User, "streams").await;
+    let mut stream = open(&api, Role::User, TARGET).await.unwrap();
+    let run = json!({ "mode": "query", "code": "input" }).to_string();
+    stream.feed(Message::text(run)).await.unwrap();
+    stream.send(Message::text("early")).await.unwrap();
+    assert_eq!(next(&mut stream).await["status"], "waiting-input");
+    let finished = next(&mut stream).await;
+    assert_eq!(finished["console"], json!([["stdout", "got early\n"]]));
+    assert_eq!(next(&mut stream).await, json!({ "closed": 1000 }));
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_told_so() {
+    let api = Api::start().await;
+    create(&api, Role::User, "streams").await;
+    let mut stream = open(&api, Role::User, TARGET).await.unwrap();
+    // The server may have closed before it read everything.
+    _ = stream.send(Message::text("x".repeat(5 << 20))).await;
+    assert_eq!(close_code(&mut stream).await, 1009);
+
+    let mut stream = open(&api, Role::User, TARGET).await.unwrap();
+    let run = json!({ "mode": "query", "code": "wait" }).to_string();
+    stream.send(Message::text(run)).await.unwrap();
+    until_called(&api, "execute").await;
+    stream.send(Message::text("x".repeat(65 << 10))).await.unwrap();
+    assert_eq!(close_code(&mut stream).await, 1008);
+}
+
+#[tokio::test]
+async fn a_stop_is_told_and_waited_for() {
+    let api = Api::start().await;
+    create(&api, Role::User, "streams").await;
+    let mut stream = open(&api, Role::User, TARGET).await.unwrap();
+    let run = json!({ "mode": "query", "code": "wait" }).to_string();
+    stream.send(Message::text(run)).await.unwrap();
+    until_called(&api, "execute").await;
+    let told = async {
+        assert_eq!(next(&mut stream).await["status"], "server-restarting");
+        assert_eq!(next(&mut stream).await, json!({ "closed": 1001 }));
+        drop(stream);
+    };
+    tokio::join!(api.stop_serving(), told);
 }

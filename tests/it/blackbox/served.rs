@@ -1,78 +1,58 @@
-//! Ring 6: the executable as users start it, with real sandboxes.
+//! A server and its clients, on both profiles (`crate::server`).
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
+use bai_testkit::profile::Profile;
 use tempfile::TempDir;
 
-use crate::server::{self, Up, command, processes_of, stdout};
+use crate::server::{Home, Up, command, stdout};
 
-fn run(home: &TempDir, arguments: &[&str]) -> Output {
-    command(home).arg("run").args(arguments).output().unwrap()
+/// Where `bai run` finds its sessions: by itself on the embedded profile, at a manager on the other.
+enum Ground {
+    Alone(TempDir),
+    Site(Box<Up>),
 }
 
-#[test]
-fn the_first_command_of_the_readme_prints_42_and_leaves_nothing() {
-    let home = tempfile::tempdir().unwrap();
-    let output = run(&home, &["python", "-c", "print(6*7)"]);
-    assert_eq!(output.stdout, b"42\n", "{output:?}");
-    assert_eq!(output.status.code(), Some(0));
-    let left: Vec<_> = fs::read_dir(home.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
-    assert!(processes_of(home.path()).is_empty());
-}
+impl Ground {
+    fn new() -> Self {
+        match Profile::chosen() {
+            Profile::Embedded => Self::Alone(tempfile::tempdir().unwrap()),
+            Profile::Cluster => Self::Site(Box::new(Up::start())),
+        }
+    }
 
-#[test]
-fn an_ordinary_user_has_the_same() {
-    const NOBODY: u32 = 65_534;
-    let home = tempfile::tempdir().unwrap();
-    if fs::metadata(home.path()).unwrap().uid() != 0 {
-        println!("SKIPPED: changing to an ordinary user, because this is one already");
-        return;
+    /// `bai run` with a session that ends with it.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut run = match self {
+            Self::Alone(home) => command(home.path()),
+            Self::Site(up) => command(up.home.path()),
+        };
+        run.arg("run");
+        if let Self::Site(up) = self {
+            run.arg("--rm").envs(up.settings.clone());
+        }
+        run.args(arguments);
+        run
     }
-    // Where everybody may read it, unlike the build's folder perhaps.
-    let program = home.path().join("bai");
-    fs::copy(server::bai(), &program).unwrap();
-    for path in [home.path(), &program] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
-    let output = Command::new(&program)
-        .args(["run", "python", "-c", "import os; print(os.getuid(), 6*7)"])
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("TMPDIR", home.path())
-        .current_dir(home.path())
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output()
-        .unwrap();
-    assert_eq!(output.stdout, b"1000 42\n", "{output:?}");
-    let left: Vec<_> = fs::read_dir(home.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(left, ["bai"]);
-    assert!(processes_of(home.path()).is_empty());
 }
 
 #[test]
 fn query_mode_shows_values_errors_and_input() {
-    let home = tempfile::tempdir().unwrap();
-    assert_eq!(stdout(&run(&home, &["python", "-c", "x = 20\nx + 1"])), "21");
-    let output = run(&home, &["python", "-c", "1/0"]);
+    let ground = Ground::new();
+    assert_eq!(stdout(&ground.run(&["python", "-c", "x = 20\nx + 1"])), "21");
+    let output = ground.run(&["python", "-c", "1/0"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
         stderr.contains("ZeroDivisionError: division by zero") && stderr.contains("<cell 1>"),
         "{stderr}"
     );
-    let mut child = command(&home)
-        .args(["run", "python", "-c", "print('got', input('name? '))"])
+    let mut child = ground
+        .command(&["python", "-c", "print('got', input('name? '))"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -83,11 +63,8 @@ fn query_mode_shows_values_errors_and_input() {
 
 #[test]
 fn shells_keep_their_exit_codes_and_environment() {
-    let home = tempfile::tempdir().unwrap();
-    let output = run(
-        &home,
-        &["shell", "-e", "NAME=value", "-c", "echo $NAME; (exit 3)"],
-    );
+    let ground = Ground::new();
+    let output = ground.run(&["shell", "-e", "NAME=value", "-c", "echo $NAME; (exit 3)"]);
     assert_eq!(
         (output.stdout.as_slice(), output.status.code()),
         (b"value\n".as_slice(), Some(3))
@@ -96,7 +73,7 @@ fn shells_keep_their_exit_codes_and_environment() {
 
 #[test]
 fn files_are_built_and_run() {
-    let home = tempfile::tempdir().unwrap();
+    let ground = Ground::new();
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path().to_str().unwrap();
     let source = folder.path().join("main.c");
@@ -105,7 +82,7 @@ fn files_are_built_and_run() {
         "#include <stdio.h>\nint main(void) { puts(\"built\"); return 5; }\n",
     )
     .unwrap();
-    let output = run(&home, &["c", source.to_str().unwrap(), "--basedir", base]);
+    let output = ground.run(&["c", source.to_str().unwrap(), "--basedir", base]);
     assert_eq!(
         (output.stdout.as_slice(), output.status.code()),
         (b"built\n".as_slice(), Some(5)),
@@ -113,17 +90,14 @@ fn files_are_built_and_run() {
     );
     let script = folder.path().join("hello.py");
     fs::write(&script, "import sys\nprint('hello')\nsys.exit(4)\n").unwrap();
-    let output = run(
-        &home,
-        &[
-            "python",
-            script.to_str().unwrap(),
-            "--basedir",
-            base,
-            "--exec",
-            "python3 hello.py",
-        ],
-    );
+    let output = ground.run(&[
+        "python",
+        script.to_str().unwrap(),
+        "--basedir",
+        base,
+        "--exec",
+        "python3 hello.py",
+    ]);
     assert_eq!(
         (output.stdout.as_slice(), output.status.code()),
         (b"hello\n".as_slice(), Some(4)),
@@ -133,10 +107,10 @@ fn files_are_built_and_run() {
 
 #[test]
 fn a_session_cannot_see_the_host() {
-    let home = tempfile::tempdir().unwrap();
+    let ground = Ground::new();
     let code = "import os; print(os.path.exists('/etc/shadow'), os.getuid() != 0, os.getcwd())";
     assert_eq!(
-        stdout(&run(&home, &["python", "-c", code])),
+        stdout(&ground.run(&["python", "-c", code])),
         "False True /home/work\n"
     );
 }
@@ -160,21 +134,21 @@ fn sessions_survive_their_server() {
         "43\n"
     );
     let home = up.stop("-INT");
-    let scratch = home.path().join("data/scratch");
+    let scratch = home.data_dir().join("scratch");
     assert_eq!(fs::read_dir(scratch).unwrap().count(), 0);
 }
 
 #[test]
 fn a_run_ends_although_its_server_was_killed() {
     let mut up = Up::start();
-    let mut client = command(&up.home)
+    let mut client = command(up.home.path())
         .args(["run", "-q", "-t", "lasting", "python", "-c"])
         .arg("import os\nopen('begun', 'w').close()\nwhile not os.path.exists('gate'): pass\nopen('done', 'w').close()")
         .envs(up.settings.clone())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let scratch = up.home.path().join("data/scratch");
+    let scratch = up.home.data_dir().join("scratch");
     let kernel = || {
         fs::read_dir(&scratch)
             .ok()?
@@ -201,11 +175,7 @@ fn a_run_ends_although_its_server_was_killed() {
 #[test]
 fn one_directory_has_one_server() {
     let up = Up::start();
-    let second = command(&up.home)
-        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(up.home.path().join("data"))
-        .output()
-        .unwrap();
+    let second = up.home.server().output().unwrap();
     assert!(!second.status.success());
     assert!(
         String::from_utf8_lossy(&second.stderr).contains("another server uses this directory"),
@@ -215,14 +185,23 @@ fn one_directory_has_one_server() {
 
 #[test]
 fn strangers_are_refused_unless_told() {
-    let home = tempfile::tempdir().unwrap();
-    let output = command(&home)
-        .args(["up", "--listen", "0.0.0.0:0"])
-        .output()
-        .unwrap();
+    let home = Home::new();
+    let (mut server, remedy) = match Profile::chosen() {
+        Profile::Embedded => {
+            let mut up = command(home.path());
+            up.args(["up", "--listen", "0.0.0.0:0"]);
+            (up, "--allow-process-runtime")
+        }
+        Profile::Cluster => {
+            let mut gateway = home.server();
+            gateway.env("BACKEND_SERVICE_IP", "0.0.0.0");
+            (gateway, "allow-process-runtime = true in [bai]")
+        }
+    };
+    let output = server.output().unwrap();
     assert!(!output.status.success());
     assert!(
-        String::from_utf8_lossy(&output.stderr).contains("--allow-process-runtime"),
+        String::from_utf8_lossy(&output.stderr).contains(remedy),
         "{output:?}"
     );
 }
