@@ -22,7 +22,7 @@ use super::state::KernelState;
 use super::terminal::{Size, Terminal};
 use crate::host::Host;
 use crate::runtime::{KernelSpec, Sample};
-use crate::stats::{History, ScratchSize};
+use crate::stats::{FolderSize, History};
 
 /// A kernel that exists, with or without processes.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct Inner {
     /// Of the present life.
     history: History,
     stats: Option<Value>,
-    scratch: ScratchSize,
+    scratch: FolderSize,
 }
 
 /// The time between a start and an end of a kernel's processes.
@@ -66,7 +66,7 @@ impl Kernel {
                 last_used: now,
                 history: History::default(),
                 stats: None,
-                scratch: ScratchSize::default(),
+                scratch: FolderSize::default(),
             }),
         }
     }
@@ -116,12 +116,12 @@ impl Kernel {
         limit > 0 && (now - inner.last_used).num_seconds() > limit
     }
 
-    pub fn scratch_size(&self) -> ScratchSize {
+    pub fn scratch_size(&self) -> FolderSize {
         self.lock().scratch
     }
 
     /// Takes a measurement in; what is known now.
-    pub fn add_measurement(&self, sample: &Sample, scratch: ScratchSize, limit: u64, now: Instant) -> Value {
+    pub fn add_measurement(&self, sample: &Sample, scratch: FolderSize, limit: u64, now: Instant) -> Value {
         let mut inner = self.lock();
         inner.scratch = scratch;
         let stats = inner.history.add(sample, scratch.bytes, limit, now);

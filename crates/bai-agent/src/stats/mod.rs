@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 
 pub(crate) use kernel::History;
-pub(crate) use scratch::ScratchSize;
+pub(crate) use scratch::FolderSize;
 
 use crate::host::Host;
 use crate::kernel::registry::Kernel;
@@ -117,7 +117,7 @@ async fn measure(host: &Host, kernel: &Kernel, is_last: bool) {
         let work = life.spec.scratch.join("work");
         let measured = tokio::time::timeout(DEADLINE, blocking(move || scratch::measure(&work))).await;
         if let Ok(Some(bytes)) = measured {
-            size = ScratchSize::new(bytes, Instant::now());
+            size = FolderSize::new(bytes, Instant::now());
         }
     }
     let told = kernel.add_measurement(&sample, size, life.spec.memory, Instant::now());

@@ -11,12 +11,12 @@ const GOOD: Duration = Duration::from_secs(10);
 
 /// A size, and when it was found.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ScratchSize {
+pub(crate) struct FolderSize {
     pub bytes: u64,
     found: Option<Instant>,
 }
 
-impl ScratchSize {
+impl FolderSize {
     pub fn new(bytes: u64, found: Instant) -> Self {
         let found = Some(found);
         Self { bytes, found }
@@ -67,8 +67,8 @@ mod tests {
     #[test]
     fn a_size_is_good_for_a_while() {
         let now = Instant::now();
-        assert!(!ScratchSize::default().is_good(now));
-        assert!(ScratchSize::new(1, now).is_good(now + Duration::from_secs(9)));
-        assert!(!ScratchSize::new(1, now).is_good(now + GOOD));
+        assert!(!FolderSize::default().is_good(now));
+        assert!(FolderSize::new(1, now).is_good(now + Duration::from_secs(9)));
+        assert!(!FolderSize::new(1, now).is_good(now + GOOD));
     }
 }

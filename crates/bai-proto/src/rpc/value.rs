@@ -196,7 +196,11 @@ pub(super) fn created(created: &KernelCreated, kernel: Option<KernelId>) -> Valu
 pub(super) fn final_stats(stats: &serde_json::Value) -> Value {
     let mut told = from_json(stats);
     if let Value::Map(entries) = &mut told {
-        entries.push((Value::from("version"), Value::from(2)));
+        let version = Value::from("version");
+        // What is passed on from another agent has it.
+        if entries.iter().all(|(key, _)| *key != version) {
+            entries.push((version, Value::from(2)));
+        }
     }
     told
 }

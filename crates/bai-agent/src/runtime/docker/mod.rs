@@ -107,6 +107,7 @@ impl DockerRuntime {
             options,
         };
         runtime.remove_orphans().await?;
+        runtime.name_strangers().await?;
         Ok(runtime)
     }
 
@@ -161,6 +162,23 @@ impl DockerRuntime {
             if is_orphan {
                 tracing::info!(container = id, "removing a container that no kernel has");
                 remove(&self.engine, &id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sessions of a 19.06 agent on this engine have another runner, and hold what this agent thinks is free.
+    async fn name_strangers(&self) -> Result<(), EngineError> {
+        let options = ListContainersOptionsBuilder::new()
+            .filters(&std::collections::HashMap::from([("name", vec!["^/?kernel\\."])]))
+            .build();
+        let call = self.engine.api.list_containers(Some(options));
+        for container in self.engine.ask("list containers", call).await? {
+            if !container.labels.unwrap_or_default().contains_key(OWNER_LABEL) {
+                tracing::warn!(
+                    container = container.id,
+                    "a session of another agent runs on this engine, which this agent cannot serve; end it with `docker rm -f`"
+                );
             }
         }
         Ok(())
