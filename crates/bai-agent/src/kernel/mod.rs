@@ -18,3 +18,6 @@ mod state;
 mod terminal;
 mod trash;
 pub(crate) mod window;
+
+#[cfg(test)]
+pub(crate) use forward::MAX_CONNECTIONS;

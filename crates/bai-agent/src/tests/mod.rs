@@ -3,6 +3,7 @@
 mod execution;
 mod lifecycle;
 mod limits;
+mod ports;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -83,10 +84,14 @@ struct Bed {
 
 impl Bed {
     async fn new() -> Self {
+        Self::new_at(own_address()).await
+    }
+
+    async fn new_at(listen: IpAddr) -> Self {
         let start = "2019-07-15T00:00:00Z".parse().expect("a time");
         let clock = Arc::new(ManualClock(Mutex::new(start)));
         let dir = tempfile::tempdir().expect("a folder");
-        Self::start(dir, FakeRuntime::new(), clock, Arc::default(), own_address()).await
+        Self::start(dir, FakeRuntime::new(), clock, Arc::default(), listen).await
     }
 
     async fn start(
