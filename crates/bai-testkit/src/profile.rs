@@ -6,12 +6,14 @@
 use std::env;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bai_backplane::broker::{self, Broker};
 use bai_backplane::config::Config;
 use bai_backplane::kv;
 use bai_model::time::Clock;
-use bai_store::Store;
+use bai_store::{Store, StoreOptions};
+use tokio::sync::OnceCell;
 
 use crate::services::postgres::Database;
 use crate::services::{Etcd, Missing, Postgres, Redis};
@@ -58,20 +60,43 @@ impl Servers {
     /// # Panics
     /// When one is not installed: whoever chose the profile should have looked.
     pub fn start() -> Self {
-        let started = Self::try_start();
-        started.unwrap_or_else(|missing| panic!("{VARIABLE}=cluster cannot be tested here: {missing}"))
+        there(Self::try_start(None))
     }
 
-    fn try_start() -> Result<Self, Missing> {
+    /// The same with the schema in the database, copied from one that is made once: making it takes seconds.
+    async fn with_schema() -> Self {
+        static TEMPLATE: OnceCell<Database<'static>> = OnceCell::const_new();
+        let template = TEMPLATE.get_or_init(async || {
+            let database = there(Postgres::shared()).database(None);
+            open(&database.uri()).await.close().await;
+            database
+        });
+        there(Self::try_start(Some(template.await.name())))
+    }
+
+    fn try_start(template: Option<&str>) -> Result<Self, Missing> {
         static ETCD: OnceLock<Result<Etcd, Missing>> = OnceLock::new();
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         Ok(Self {
-            database: Postgres::shared()?.database(None),
+            database: Postgres::shared()?.database(template),
             etcd: ETCD.get_or_init(Etcd::start).as_ref().map_err(Clone::clone)?,
             namespace: format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
             redis: Redis::start()?,
         })
     }
+}
+
+fn there<T>(started: Result<T, Missing>) -> T {
+    started.unwrap_or_else(|missing| panic!("{VARIABLE}=cluster cannot be tested here: {missing}"))
+}
+
+/// Opens a database, with the patience that a machine needs on which everything is tested at once.
+async fn open(uri: &str) -> Store {
+    let options = StoreOptions {
+        connect_deadline: Duration::from_secs(30),
+        ..StoreOptions::default()
+    };
+    Store::open_with(uri, &options).await.expect("a database")
 }
 
 /// A database, a configuration store and a broker.
@@ -94,7 +119,7 @@ impl Ground {
                 Self::connect("sqlite::memory:", "memory:", "memory:", "test", clock, None).await
             }
             Profile::Cluster => {
-                let servers = Servers::start();
+                let servers = Servers::with_schema().await;
                 let (database, etcd, redis) = (
                     servers.database.uri(),
                     format!("etcd://{}", servers.etcd.address()),
@@ -116,7 +141,7 @@ impl Ground {
     ) -> Self {
         let kv = kv::open(config, clock.clone());
         Self {
-            store: Store::open(database).await.expect("a database"),
+            store: open(database).await,
             config: Config::new(kv.await.expect("a configuration store"), namespace),
             broker: broker::open(broker, clock).await.expect("a broker"),
             servers,

@@ -18,6 +18,9 @@ use super::cluster::run;
 use super::{Daemon, PATIENCE, Place};
 use crate::crash::says;
 
+/// How long a fault may take to show, and to be over: each request may wait for a service's deadline.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// A manager with sessions on this host, and a proxy before each of its services, which want passwords.
 struct Site {
     postgres: Postgres,
@@ -452,7 +455,7 @@ async fn pass_through(site: &Site, daemon: &mut Daemon, asker: &Asker, service: 
             }
         }
     };
-    if tokio::time::timeout(PATIENCE, shows).await.is_err() {
+    if tokio::time::timeout(LIMIT, shows).await.is_err() {
         let log = &daemon.log()[before..];
         panic!(
             "{} {} does not show in {refused:?} or {log}",
@@ -470,7 +473,7 @@ async fn pass_through(site: &Site, daemon: &mut Daemon, asker: &Asker, service: 
             break;
         }
     };
-    if tokio::time::timeout(PATIENCE, goes_on).await.is_err() {
+    if tokio::time::timeout(LIMIT, goes_on).await.is_err() {
         let log = &daemon.log()[before..];
         panic!("{} {} is not over: {log}", service.logged, fault.name);
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -308,14 +308,18 @@ impl Postgres {
     /// # Errors
     /// What the server says.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
-        let output = Command::new(&self.programs.psql)
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres"])
-            .arg("-h")
-            .arg(self.folder.join("socket"))
-            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql])
-            .output()?;
+        let output = self.client(database, sql).output()?;
         succeeded("psql", &output)?;
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    fn client(&self, database: &str, sql: &str) -> Command {
+        let mut psql = Command::new(&self.programs.psql);
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres"])
+            .arg("-h")
+            .arg(self.folder.join("socket"))
+            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
+        psql
     }
 
     fn log(&self) -> PathBuf {
@@ -362,12 +366,13 @@ impl Database<'_> {
 }
 
 impl Drop for Database<'_> {
+    /// Aside, because the server waits with it for all who are logging in at that moment, anywhere, and the one who drops this
+    /// may have such a connection on the thread that it would wait on.
     fn drop(&mut self) {
-        // It goes with the server otherwise.
-        let _ = self.server.psql(
-            "postgres",
-            &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name),
-        );
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let mut psql = self.server.client("postgres", &drop);
+        // Where it fails, the database goes with its server.
+        thread::spawn(move || psql.output());
     }
 }
 
