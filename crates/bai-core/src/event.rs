@@ -74,7 +74,10 @@ impl Manager {
                 self.record_heartbeat(info).await?;
             }
             // Its heartbeat has said the same, but it may have lost kernels since it was here.
-            AgentEvent::InstanceStarted { .. } => self.agents.compare_soon(agent),
+            AgentEvent::InstanceStarted { .. } => {
+                self.agents.compare_soon(agent);
+                self.nudge_reconcilers();
+            }
             AgentEvent::InstanceTerminated { reason, .. } => self.agent_left(agent, &reason).await?,
             AgentEvent::KernelTerminated {
                 kernel,

@@ -152,16 +152,8 @@ async fn an_agent_that_was_restarted_is_compared_with_the_records() {
             agent: agent.info.id.clone(),
         })
         .await;
-    soon("it is compared", || async {
-        // Has the records looked at before their time.
-        api.events
-            .try_send(AgentEvent::InstanceStarted {
-                agent: agent.info.id.clone(),
-            })
-            .ok();
-        status(&api, kernel).await.0 == Some(KernelStatus::Terminated)
-    })
-    .await;
+    until(&api, kernel, KernelStatus::Terminated).await;
+    assert_eq!(status(&api, kernel).await.1.as_deref(), Some("lost-on-agent"));
     assert_clean(&api).await;
 }
 
