@@ -173,6 +173,8 @@ impl Kernel {
         }
         connected.map_err(|error| {
             let said = String::from_utf8_lossy(&self.process.output().release()).into_owned();
+            // It may yet become ready.
+            self.process.output().withhold();
             let said = said.trim_end();
             let lines = if said.is_empty() { "" } else { "; it said:\n" };
             io::Error::new(error.kind(), format!("{error}{lines}{said}"))
