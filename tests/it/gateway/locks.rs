@@ -1,4 +1,5 @@
-//! A read waits for no row lock, and so takes none: what creates and ends sessions does not slow down who looks at them.
+//! A read takes no row lock and waits for none: who looks at sessions does not slow down what creates and ends them, nor is
+//! slowed down by it.
 
 use std::fs;
 use std::time::Duration;
@@ -49,7 +50,7 @@ async fn assert_all_are_answered(client: &Client, log: impl Fn() -> String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_wait_for_no_row_lock() {
+async fn reads_take_no_row_lock_and_wait_for_none() {
     let Some(services) = Services::start("reads beside row locks") else {
         return;
     };
@@ -76,6 +77,8 @@ async fn reads_wait_for_no_row_lock() {
     let session = json!({
         "lang": "shell", "clientSessionToken": "looked-at", "config": { "resources": { "cpu": 1, "mem": "64m" } },
     });
+    let mut another = session.clone();
+    another["clientSessionToken"] = json!("another");
     let made = client.call(Method::POST, "/kernel/create", Some(&session)).await;
     made.unwrap_or_else(|error| panic!("{error:#}: {}", daemon.log()));
     let file = vec![("a-file".to_owned(), b"content".to_vec())];
@@ -102,6 +105,33 @@ async fn reads_wait_for_no_row_lock() {
     );
     assert_all_are_answered(&client, || daemon.log()).await;
     drop(holder);
+    store.close().await;
+    other.close().await;
+    daemon.stop();
+
+    // From here on PostgreSQL refuses every statement that locks a row, even the weakest.
+    let daemon = place.start(&[]);
+    let psql = |database: &str, sql: &str| services.postgres.psql(database, sql);
+    let set = |action: &str| {
+        let name = database.name();
+        // One after the other, so that connections that are made again find what is set.
+        for sql in [
+            format!("ALTER DATABASE \"{name}\" {action}"),
+            format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+        ] {
+            psql("postgres", &sql).unwrap();
+        }
+    };
+    set("SET default_transaction_read_only = on");
+    for strength in ["KEY SHARE", "SHARE", "NO KEY UPDATE"] {
+        let refused = psql(database.name(), &format!("SELECT * FROM keypairs FOR {strength}"));
+        let refused = format!("{:#}", refused.unwrap_err());
+        assert!(refused.contains("read-only transaction"), "{refused}");
+    }
+    let made = client.call(Method::POST, "/kernel/create", Some(&another)).await;
+    assert!(made.is_err(), "what writes is refused: {made:?}");
+    assert_all_are_answered(&client, || daemon.log()).await;
+    set("RESET default_transaction_read_only");
     let ended = client.call(Method::DELETE, "/kernel/looked-at", None).await;
     ended.unwrap_or_else(|error| panic!("{error:#}: {}", daemon.log()));
     daemon.stop();
