@@ -21,18 +21,18 @@ fn reads() -> Vec<(Method, String, Option<Value>)> {
         .filter(|route| route.method == "GET" && !is_stream(route.endpoint));
     let mut reads: Vec<_> = gets
         .map(|route| {
-            let query = match route.endpoint {
-                Endpoint::SessionFiles => "?path=.",
-                Endpoint::SessionDownload => "?files=%5B%22a-file%22%5D",
-                Endpoint::ResourceUsagePerMonth => "?group_ids=&month=202001",
-                Endpoint::ResourceUsagePerPeriod => {
-                    "?group_id=2de2b969-1d04-48a6-af16-0bc8adb3c831&start_date=20200101&end_date=20200102"
-                }
-                Endpoint::AuthTest => "?echo=x",
-                _ => "",
+            let parameters = match route.endpoint {
+                Endpoint::SessionFiles => Some(json!({ "path": "." })),
+                Endpoint::SessionDownload => Some(json!({ "files": ["a-file"] })),
+                Endpoint::ResourceUsagePerMonth => Some(json!({ "group_ids": [], "month": "202001" })),
+                Endpoint::ResourceUsagePerPeriod => Some(json!({
+                    "group_id": "2de2b969-1d04-48a6-af16-0bc8adb3c831", "start_date": "20200101", "end_date": "20200102",
+                })),
+                Endpoint::AuthTest => Some(json!({ "echo": "x" })),
+                _ => None,
             };
             let path = route.path.replace("{session}", "looked-at");
-            (Method::GET, path + query, None)
+            (Method::GET, path, parameters)
         })
         .collect();
     let preset = json!({ "group": "default" });
@@ -113,15 +113,14 @@ async fn reads_take_no_row_lock_and_wait_for_none() {
     let daemon = place.start(&[]);
     let psql = |database: &str, sql: &str| services.postgres.psql(database, sql);
     let set = |action: &str| {
-        psql(
-            "postgres",
-            &format!(
-                "ALTER DATABASE \"{name}\" {action}; \
-                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
-                name = database.name()
-            ),
-        )
-        .unwrap();
+        let name = database.name();
+        // One after the other, so that connections that are made again find what is set.
+        for sql in [
+            format!("ALTER DATABASE \"{name}\" {action}"),
+            format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+        ] {
+            psql("postgres", &sql).unwrap();
+        }
     };
     set("SET default_transaction_read_only = on");
     for strength in ["KEY SHARE", "SHARE", "NO KEY UPDATE"] {

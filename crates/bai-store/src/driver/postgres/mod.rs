@@ -52,11 +52,9 @@ fn connect_options(uri: &str, options: &StoreOptions) -> Result<PgConnectOptions
                 "idle_in_transaction_session_timeout",
                 milliseconds(options.statement_timeout.min(IDLE_IN_TRANSACTION)),
             ),
-            (
-                "default_transaction_read_only",
-                if options.read_only { "on" } else { "off" }.to_owned(),
-            ),
         ])
+        // Otherwise what the database's administrator has set stands.
+        .options(options.read_only.then_some(("default_transaction_read_only", "on")))
         .disable_statement_logging())
 }
 
