@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bai_agent::{Agent, AgentOptions};
+use bai_backplane::broker::Broker;
 use bai_backplane::config::Config;
 use bai_backplane::kv::Presence;
 use bai_core::{Manager, ManagerOptions};
@@ -318,7 +319,7 @@ impl Stack {
             store,
             config: config.clone(),
             registries: options.registries,
-            broker,
+            broker: Arc::clone(&broker),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
             heartbeat_timeout: options.heartbeat_timeout,
@@ -331,7 +332,7 @@ impl Stack {
         let (agent, sessions) = match options.agent {
             None => (None, None),
             Some(local) => {
-                let started = start_agent(&manager, &local, Arc::clone(&clock), Arc::clone(&random));
+                let started = start_agent(&manager, &local, broker, Arc::clone(&clock), Arc::clone(&random));
                 let (agent, saying) = started.await?;
                 (Some((agent, local)), Some(saying))
             }
@@ -426,6 +427,7 @@ async fn first_accounts(
 async fn start_agent(
     manager: &Arc<Manager>,
     local: &LocalAgent,
+    broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 ) -> Result<(Arc<Agent>, String)> {
@@ -448,6 +450,7 @@ async fn start_agent(
     let id = local.id.clone();
     let mut options = AgentOptions::new(id.clone(), local.data_dir.clone(), runtime, clock, random, events);
     options.images = images;
+    options.publish = Some(broker);
     let agent = Agent::start(options).await.context("cannot start the agent")?;
     let rpc: Arc<dyn bai_proto::agent::AgentRpc> = agent.clone();
     manager.attach_agent(id, rpc, incoming);

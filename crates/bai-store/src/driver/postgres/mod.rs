@@ -54,7 +54,11 @@ fn connect_options(uri: &str, options: &StoreOptions) -> Result<PgConnectOptions
             ),
         ])
         // Otherwise what the database's administrator has set stands.
-        .options(options.read_only.then_some(("default_transaction_read_only", "on")))
+        .options(
+            options
+                .read_only
+                .then_some(("default_transaction_read_only", "on")),
+        )
         .disable_statement_logging())
 }
 
