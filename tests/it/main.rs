@@ -13,6 +13,7 @@ mod crash;
 mod docker;
 mod doctor;
 mod gateway;
+mod published;
 mod reach;
 mod recordings;
 mod registry;

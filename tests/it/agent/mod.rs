@@ -1,8 +1,9 @@
 //! `bai agent` as operators run it: [`daemon`] with a manager that the tests play over ZeroMQ, [`original`] with the manager
-//! of 19.06.
+//! of 19.06, [`site`] with `bai gateway`, containers and the published clients.
 
 mod daemon;
 mod original;
+mod site;
 
 use std::fs;
 use std::io::Write as _;

@@ -79,7 +79,7 @@ fn log_in(place: &Place) -> (u16, Option<String>, String) {
 }
 
 /// A user who may log in.
-pub(super) fn fixture() -> serde_json::Value {
+pub(crate) fn fixture() -> serde_json::Value {
     let user = "f38dea23-50fa-42a0-b5ae-338f5f4693f4";
     json!({
         "domains": [{ "name": "default", "is_active": true }],

@@ -74,7 +74,7 @@ impl Place {
         fs::write(self.config(), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -142,12 +142,12 @@ impl Daemon {
         self.child.id()
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
     /// Waits for a condition while the daemon lives.
-    fn wait_for(&mut self, what: &str, is_met: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait_for(&mut self, what: &str, is_met: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !is_met(self) {
             let ended = self.child.try_wait().unwrap();

@@ -5,7 +5,6 @@
 //! touch is compared row by row. Where the original cannot be run, [`dump`] begins with what one has left.
 
 mod dump;
-mod published;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -17,7 +16,7 @@ use bai_testkit::services::{Missing, Site};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use self::published::Published;
+use crate::published::Published;
 use crate::server::bai;
 
 /// Everything of users, keypairs, policies and groups that a superadmin sees and that using them does not change.
@@ -211,7 +210,7 @@ async fn take_over_and_hand_back(start: fn(&Value, usize) -> Result<Site, Missin
     let ours = site.start_ours(&bai());
     let requests = work(&at, &ours).await;
     for client in &clients {
-        client.goes_through_a_session(&site.endpoint(), Role::DomainAdmin);
+        client.goes_through_a_session(&site.endpoint(), Role::DomainAdmin.keypair().unwrap());
     }
     ours.stop();
     assert_eq!(
@@ -237,7 +236,11 @@ async fn take_over_and_hand_back(start: fn(&Value, usize) -> Result<Site, Missin
     let sessions = sorted(at.sessions().await);
     assert_eq!(sessions[0]["sess_id"], "taken-over-1", "{sessions}");
     for client in &clients {
-        client.sees_folders(&site.endpoint(), Role::User, ["data", "results"]);
+        client.sees_folders(
+            &site.endpoint(),
+            Role::User.keypair().unwrap(),
+            ["data", "results"],
+        );
     }
     original.stop();
     assert_eq!(

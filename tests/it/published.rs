@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bai_testkit::Role;
+/// Somebody's access key and secret key.
+pub type Keypair<'a> = (&'a str, &'a str);
 
 const VERSIONS: [&str; 2] = ["19.6.0b2", "23.9.10"];
 
@@ -21,7 +22,7 @@ impl Published {
         let found = |version: &'static str| {
             let environment = clients.join(version);
             if !environment.join("stamp").exists() {
-                println!("SKIPPED: taking over with the client {version}, because it is not installed");
+                println!("SKIPPED: the client {version}, because it is not installed");
                 return None;
             }
             Some(Self { version, environment })
@@ -30,8 +31,7 @@ impl Published {
     }
 
     /// A program of its environment, with the settings of somebody.
-    fn command(&self, endpoint: &str, role: Role, home: &Path) -> Command {
-        let (access_key, secret_key) = role.keypair().unwrap();
+    fn command(&self, endpoint: &str, (access_key, secret_key): Keypair<'_>, home: &Path) -> Command {
         let mut command = Command::new(self.environment.join("bin/python"));
         command
             .env_clear()
@@ -51,10 +51,10 @@ impl Published {
     }
 
     /// Starts a session, runs code, moves files and ends it (`tests/clients/session.py`).
-    pub fn goes_through_a_session(&self, endpoint: &str, role: Role) {
+    pub fn goes_through_a_session(&self, endpoint: &str, keypair: Keypair<'_>) {
         let scratch = tempfile::tempdir().unwrap();
         let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/session.py");
-        let mut driving = self.command(endpoint, role, scratch.path());
+        let mut driving = self.command(endpoint, keypair, scratch.path());
         driving.arg(driver).args(["--generation", self.version]);
         driving.arg("--client").arg(self.program());
         driving.arg("--scratch").arg(scratch.path());
@@ -69,10 +69,10 @@ impl Published {
 
     /// Asks for somebody's virtual folders one by one, because newer clients list them by a query that 19.06 does not know.
     /// What they show of one ends at a member that its answers do not have, so how the command ends is not looked at.
-    pub fn sees_folders(&self, endpoint: &str, role: Role, names: [&str; 2]) {
+    pub fn sees_folders(&self, endpoint: &str, keypair: Keypair<'_>, names: [&str; 2]) {
         let home = tempfile::tempdir().unwrap();
         for name in names {
-            let mut info = self.command(endpoint, role, home.path());
+            let mut info = self.command(endpoint, keypair, home.path());
             info.arg(self.program()).args(["vfolder", "info", name]);
             let output = info.output().unwrap();
             let shown = String::from_utf8_lossy(&output.stdout);

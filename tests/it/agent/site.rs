@@ -1,0 +1,87 @@
+//! A whole site: `bai gateway` on PostgreSQL, etcd and Redis, a separate `bai agent` with Docker, and the published clients.
+
+use std::fs;
+
+use bai_testkit::services::{Docker, rootfs};
+use serde_json::json;
+
+use super::Place;
+use crate::gateway::cluster::{Services, fixture, run};
+use crate::published::{Keypair, Published};
+
+/// Of [`fixture`].
+const ADMIN: Keypair<'_> = ("AKIATESTTESTTESTTEST", "test");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_use_sessions_in_containers_of_another_host() {
+    const WHAT: &str = "a site with a separate agent";
+    let Some(services) = Services::start(WHAT) else {
+        return;
+    };
+    let engine = match Docker::start() {
+        Ok(engine) => engine,
+        Err(missing) => return println!("SKIPPED: {WHAT}, because {missing}"),
+    };
+    let root = tempfile::tempdir().unwrap();
+    if let Err(error) = rootfs::shell(root.path()).and_then(|()| rootfs::python(root.path())) {
+        return println!("SKIPPED: {WHAT}, because an image cannot be made: {error:#}");
+    }
+    // Any image, as far as Backend.AI goes, but for the service that the clients open.
+    let labels = ["LABEL ai.backend.service-ports=web:http:8000".to_owned()];
+    engine.import(root.path(), "some-python:3", &labels).unwrap();
+
+    let database = services.postgres.database(None);
+    let manager = services.place(&database, "");
+    run(&manager, &["schema", "oneshot"]);
+    let mut rows = fixture();
+    let group = "00000000-0000-4000-8000-000000000001";
+    rows["groups"] = json!([{
+        "id": group, "name": "default", "is_active": true, "domain_name": "default", "total_resource_slots": {},
+    }]);
+    rows["association_groups_users"] = json!([{ "group_id": group, "user_id": rows["users"][0]["uuid"] }]);
+    let file = manager.path("fixture.json");
+    fs::write(&file, rows.to_string()).unwrap();
+    run(&manager, &["fixture", "populate", file.to_str().unwrap()]);
+    run(
+        &manager,
+        &["etcd", "put", "config/redis/addr", &services.redis.address()],
+    );
+    let mut gateway = manager.start(&[]);
+
+    let mut host = Place::with_runtime(
+        &services.etcd.address(),
+        "site",
+        "i-host",
+        "runtime = 'docker'\nnetwork = 'none'",
+    );
+    host.engine = Some(engine.host());
+    let mut agent = host.start();
+    let endpoint = manager.url("");
+    let add = || {
+        let mut add = std::process::Command::new(crate::server::bai());
+        add.args(["image", "add", "some-python:3"])
+            .env("BACKEND_ENDPOINT", &endpoint)
+            .env("BACKEND_ACCESS_KEY", ADMIN.0)
+            .env("BACKEND_SECRET_KEY", ADMIN.1);
+        add.output().unwrap().status.success()
+    };
+    gateway.wait_for("the agent and its image", |_| add());
+    run(
+        &manager,
+        &["etcd", "alias", "python", "index.docker.io/library/some-python:3"],
+    );
+    for client in Published::all() {
+        client.goes_through_a_session(&endpoint, ADMIN);
+    }
+
+    agent.signal("-TERM");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    assert_eq!(engine.docker(&["ps", "-aq"]).unwrap(), "", "no container is left");
+    assert_eq!(
+        database.psql("SELECT count(*) FROM kernels WHERE status <> 'TERMINATED'"),
+        "0",
+        "{}",
+        gateway.log()
+    );
+    gateway.stop();
+}
