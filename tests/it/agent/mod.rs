@@ -27,8 +27,8 @@ pub(crate) struct Place {
     port: u16,
     /// Where the container engine is, if sessions are containers.
     pub(crate) engine: Option<String>,
-    /// The network namespace that it runs in, if not this test's: what `nsenter --net=` takes.
-    pub(crate) network: Option<PathBuf>,
+    /// The words of a command that becomes the agent in namespaces of its own, such as `nsenter`.
+    pub(crate) enter: Vec<String>,
 }
 
 impl Place {
@@ -56,7 +56,7 @@ impl Place {
             host: host.to_owned(),
             port: port.local_addr().unwrap().port(),
             engine: None,
-            network: None,
+            enter: Vec::new(),
         };
         let folder = place.folder.path().display();
         let text = format!(
@@ -93,15 +93,10 @@ impl Place {
     }
 
     fn bai(&self, role: &str) -> Command {
-        let mut command = match &self.network {
-            None => Command::new(bai()),
-            Some(network) => {
-                // It becomes the program, so that its process id is the agent's.
-                let mut enter = Command::new("nsenter");
-                enter.arg(format!("--net={}", network.display())).arg(bai());
-                enter
-            }
-        };
+        let program = bai().display().to_string();
+        let words: Vec<&String> = self.enter.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.envs(self.engine.iter().map(|engine| ("DOCKER_HOST", engine)));
         command.arg(role).arg("--config").arg(self.path("agent.toml"));
         command
@@ -146,6 +141,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

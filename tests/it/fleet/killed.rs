@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use bai::client::Client;
 use bai_model::AgentStatus;
+use bai_testkit::services::end_processes_of;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, LOSS, PATIENCE, create, destroy};
+use super::{CONVERGENCE, Fleet, LOSS, PATIENCE, create, destroy, until};
 use crate::crash::says;
 
 const WORKERS: u64 = 3;
@@ -131,4 +132,36 @@ async fn an_agent_that_is_killed_under_load_is_made_up_for() {
     }
     victim.end().await;
     other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_ended_with_their_host_are_reported_ended() {
+    let fleet = match Fleet::start("127.0.0.1").await {
+        Ok(fleet) => fleet,
+        Err(missing) => return println!("SKIPPED: an agent whose host went down, because {missing}"),
+    };
+    let mut victim = fleet.member("i-victim", "127.0.0.1", "runtime = 'process'");
+    victim.start();
+    fleet.until_status(&victim, AgentStatus::Alive, PATIENCE).await;
+    let client = fleet.client();
+    let names = ["first", "second", "third"];
+    for name in names {
+        create(&client, name).await.unwrap();
+    }
+    // Nothing of the host lives on but its disk.
+    victim.kill();
+    end_processes_of(&victim.place.path(""));
+    victim.start();
+    let have_ended = async || fleet.sessions_of(&victim).await.is_empty();
+    until("the end of the sessions", CONVERGENCE, have_ended).await;
+    fleet.converge(&[&victim]).await;
+    for name in names {
+        let refusal = says(&client, name, 1).await.unwrap().unwrap_err();
+        assert!(refusal.starts_with("404 "), "{refusal}");
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 2).await.unwrap(), Ok("2\n".to_owned()));
+        destroy(&client, name).await.unwrap();
+    }
+    fleet.converge(&[&victim]).await;
+    victim.end().await;
 }

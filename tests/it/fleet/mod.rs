@@ -2,13 +2,17 @@
 //! processes of their own. Whatever happens, within [`CONVERGENCE`] the manager's view is the agents': no session is there
 //! twice, nothing runs that is not recorded, and slots are exact ([`Fleet::converge`]).
 //!
-//! [`killed`]: an agent that dies at work. [`parted`]: one that the network leaves alone.
+//! [`killed`]: an agent that dies at work. [`parted`]: one that the network leaves alone. [`containers`]: an engine that is
+//! restarted, and a container that stands still. [`full`]: a disk without room.
 
+mod containers;
+mod full;
 mod killed;
 mod network;
 mod parted;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,7 +21,7 @@ use bai_model::{AgentId, AgentStatus, KernelStatus, SecretKey};
 use bai_proto::agent::AgentRpc as _;
 use bai_store::Store;
 use bai_store::kernel::KernelRow;
-use bai_testkit::services::{Etcd, Missing, Postgres, Proxy, Redis, postgres};
+use bai_testkit::services::{Docker, Etcd, Missing, Postgres, Proxy, Redis, postgres};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -32,8 +36,9 @@ use crate::server::processes_of;
 const CONVERGENCE: Duration = Duration::from_secs(60);
 /// How long anything else may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The default of `manager.heartbeat-timeout`, and how long the loss of an agent may take to show after it.
-const LOSS: Duration = Duration::from_secs(5 + 3);
+/// How long the loss of an agent may take to show. `manager.heartbeat-timeout` is 5 seconds, and looks and what they look at
+/// add up to 2.5; the rest is for machines that are busy with other tests.
+const LOSS: Duration = Duration::from_secs(30);
 
 /// Waits for a condition.
 async fn until(what: &str, within: Duration, mut is_met: impl AsyncFnMut() -> bool) {
@@ -108,6 +113,7 @@ impl Fleet {
             id: AgentId(id.to_owned()),
             place: Place::at(host, ports, &self.etcd, "site", id, &own),
             running: None,
+            engine: None,
         }
     }
 
@@ -207,11 +213,17 @@ struct Member {
     id: AgentId,
     place: Place,
     running: Option<Running>,
+    /// Where its sessions are containers.
+    engine: Option<Arc<Docker>>,
 }
 
 impl Member {
     fn start(&mut self) {
         self.running = Some(self.place.start());
+    }
+
+    fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().pid()
     }
 
     /// `kill -9`.
@@ -220,9 +232,14 @@ impl Member {
         self.running = None;
     }
 
-    /// Kernels that have processes on this host.
+    /// Kernels that have processes or containers on this host, running or not.
     fn sandboxes(&self) -> BTreeSet<String> {
-        sandboxes(&self.place.path(""))
+        let Some(engine) = &self.engine else {
+            return sandboxes(&self.place.path(""));
+        };
+        let kernels = ["ps", "-a", "--format", "{{.Label \"bai.kernel\"}}"];
+        let listed = engine.docker(&kernels).unwrap();
+        listed.lines().map(str::to_owned).collect()
     }
 
     /// Ends it with all its sessions, and wants nothing left.
@@ -236,8 +253,12 @@ impl Member {
 
 /// The words of a refusal, if it is one.
 async fn create(client: &Client, session: &str) -> Result<(), String> {
+    create_of(client, "shell", session).await
+}
+
+async fn create_of(client: &Client, image: &str, session: &str) -> Result<(), String> {
     let wanted = json!({
-        "lang": "shell", "clientSessionToken": session, "config": { "resources": { "cpu": 1, "mem": "64m" } },
+        "lang": image, "clientSessionToken": session, "config": { "resources": { "cpu": 1, "mem": "64m" } },
     });
     let answered = answer(client, Method::POST, "/kernel/create", Some(&wanted)).await;
     answered.expect("the manager is there").map(drop)

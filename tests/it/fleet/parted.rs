@@ -1,5 +1,7 @@
 //! The network parts an agent from everybody else, and joins it again.
 
+use std::time::Instant;
+
 use bai_model::AgentStatus;
 use bai_testkit::services::Missing;
 
@@ -12,7 +14,8 @@ fn member(fleet: &Fleet, id: &str, host: &Joined) -> Member {
     // Nobody else is in this network.
     let own = "runtime = 'process'\nallow-process-runtime = true";
     let mut member = fleet.member(id, &host.address, own);
-    member.place.network = Some(host.path.clone());
+    let network = format!("--net={}", host.path.display());
+    member.place.enter = vec!["nsenter".to_owned(), network];
     member
 }
 
@@ -49,7 +52,9 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
     assert!(!away.is_empty() && !here.is_empty(), "{away:?} {here:?}");
 
     far.unplug();
+    let unplugged = Instant::now();
     fleet.until_status(&parted, AgentStatus::Lost, LOSS).await;
+    println!("lost after {:?}", unplugged.elapsed());
     for name in &away {
         let refusal = says(&client, name, 10).await.unwrap().unwrap_err();
         assert!(refusal.starts_with("404 "), "{name}: {refusal}");
@@ -66,7 +71,9 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
     assert_eq!(fleet.sessions_of(&parted).await, away, "they are expected back");
 
     far.plug_in(&network);
+    let plugged_in = Instant::now();
     fleet.until_status(&parted, AgentStatus::Alive, PATIENCE).await;
+    println!("found after {:?}", plugged_in.elapsed());
     fleet.converge(&[&parted, &other]).await;
     assert_eq!(fleet.sessions_of(&parted).await, away);
     for name in &away {
