@@ -101,14 +101,13 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Packets are lost from now on; nobody is told.
+    /// Packets are lost from now on; no connection is told.
     pub fn unplug(&self) {
-        ip(&["link", "set", &self.cable, "nomaster"]).unwrap();
+        ip(&["link", "set", &self.cable, "down"]).unwrap();
     }
 
-    /// Back into the network.
-    pub fn plug_in(&self, network: &Network) {
-        ip(&["link", "set", &self.cable, "master", &network.bridge()]).unwrap();
+    pub fn plug_in(&self) {
+        ip(&["link", "set", &self.cable, "up"]).unwrap();
     }
 }
 
