@@ -105,7 +105,7 @@ impl Clients {
 }
 
 /// The server's answer, a refusal as its text, or `None` when the server went away.
-async fn answer(
+pub async fn answer(
     client: &Client,
     method: Method,
     path: &str,
@@ -176,7 +176,7 @@ async fn settled(reader: &Reader) {
 }
 
 /// Kernels that have a sandbox, by the names that the sandboxes' processes carry.
-fn sandboxes(folder: &Path) -> BTreeSet<String> {
+pub fn sandboxes(folder: &Path) -> BTreeSet<String> {
     let named = |line: &String| Some(line.split_once(" sandbox ")?.1.trim().to_owned());
     processes_of(folder).iter().filter_map(named).collect()
 }

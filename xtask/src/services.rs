@@ -20,6 +20,8 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("postgres", "/usr/lib/postgresql", "postgresql"),
     ("docker-registry", "", "docker-registry"),
     ("dockerd", "", "docker.io"),
+    // Makes networks for agents.
+    ("ip", "", "iproute2"),
     // What images without glibc consist of.
     ("busybox", "", "busybox-static"),
     ("musl-gcc", "", "musl-tools"),

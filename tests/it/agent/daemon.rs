@@ -95,7 +95,7 @@ impl Peer {
     }
 }
 
-fn connect(place: &Place) -> ZmqAgent {
+pub(crate) fn connect(place: &Place) -> ZmqAgent {
     let options = AgentOptions {
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),

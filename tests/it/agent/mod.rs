@@ -1,13 +1,14 @@
 //! `bai agent` as operators run it: [`daemon`] with a manager that the tests play over ZeroMQ, [`original`] with the manager
 //! of 19.06, [`site`] with `bai gateway`, containers and the published clients.
 
-mod daemon;
+pub(crate) mod daemon;
 mod original;
 mod site;
 
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -20,11 +21,15 @@ use crate::server::{bai, processes_of};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder with an `agent.toml`.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
+    /// Where it takes calls.
+    host: String,
     port: u16,
     /// Where the container engine is, if sessions are containers.
-    engine: Option<String>,
+    pub(crate) engine: Option<String>,
+    /// The words of a command that becomes the agent in namespaces of its own, such as `nsenter`.
+    pub(crate) enter: Vec<String>,
 }
 
 impl Place {
@@ -34,32 +39,48 @@ impl Place {
     }
 
     fn with_runtime(etcd: &str, namespace: &str, id: &str, own: &str) -> Self {
+        Self::at("127.0.0.1", 31100..=31199, etcd, namespace, id, own)
+    }
+
+    /// On an address of this host, with these ports for sessions. `own` names the runtime too.
+    pub(crate) fn at(
+        host: &str,
+        ports: RangeInclusive<u16>,
+        etcd: &str,
+        namespace: &str,
+        id: &str,
+        own: &str,
+    ) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = Self {
             folder: TempDir::with_prefix("bai-agent-").unwrap(),
+            host: host.to_owned(),
             port: port.local_addr().unwrap().port(),
             engine: None,
+            enter: Vec::new(),
         };
         let folder = place.folder.path().display();
         let text = format!(
             "[etcd]\nnamespace = '{namespace}'\naddr = '{etcd}'\n\
-             [agent]\nid = '{id}'\nrpc-listen-addr = '127.0.0.1:{}'\n\
+             [agent]\nid = '{id}'\nrpc-listen-addr = '{host}:{}'\n\
              [container]\nsandbox-type = 'docker'\nscratch-type = 'hostdir'\nscratch-root = '{folder}/scratch'\n\
-             port-range = '31100-31199'\n\
+             port-range = '{}-{}'\n\
              [resource]\nreserved-cpu = 0\nreserved-mem = '64m'\n\
              [bai]\ndata-dir = '{folder}/data'\n{own}\n",
-            place.port
+            place.port,
+            ports.start(),
+            ports.end()
         );
         fs::write(place.path("agent.toml"), text).unwrap();
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn endpoint(&self) -> String {
-        format!("tcp://127.0.0.1:{}", self.port)
+    pub(crate) fn endpoint(&self) -> String {
+        format!("tcp://{}:{}", self.host, self.port)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -73,13 +94,16 @@ impl Place {
     }
 
     fn bai(&self, role: &str) -> Command {
-        let mut command = Command::new(bai());
+        let program = bai().display().to_string();
+        let words: Vec<&String> = self.enter.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.envs(self.engine.iter().map(|engine| ("DOCKER_HOST", engine)));
         command.arg(role).arg("--config").arg(self.path("agent.toml"));
         command
     }
 
-    fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         self.run(self.command(&[]))
     }
 
@@ -93,7 +117,7 @@ impl Place {
     }
 
     /// Processes of this place that live, the agent's own too.
-    fn processes(&self) -> Vec<String> {
+    pub(crate) fn processes(&self) -> Vec<String> {
         processes_of(self.folder.path())
     }
 }
@@ -112,13 +136,17 @@ impl Drop for Place {
 }
 
 /// A running agent, killed when the test ends.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     log: PathBuf,
 }
 
 impl Running {
-    fn log(&self) -> String {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
@@ -133,14 +161,14 @@ impl Running {
         }
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let sent = Command::new("kill")
             .args([signal, &self.child.id().to_string()])
             .status();
         assert!(sent.unwrap().success());
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

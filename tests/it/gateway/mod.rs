@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Place {
     folder: TempDir,
     port: u16,
+    /// Where events are taken: loopback, if agents are there.
+    pub(crate) event_host: String,
     event_port: u16,
     starts: AtomicU32,
 }
@@ -49,7 +51,7 @@ impl Place {
         place
     }
 
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // What the tests' own clients need.
         _ = rustls::crypto::ring::default_provider().install_default();
@@ -60,16 +62,17 @@ impl Place {
         Self {
             folder,
             port,
+            event_host: "127.0.0.1".to_owned(),
             event_port,
             starts: AtomicU32::new(0),
         }
     }
 
-    fn write(&self, services: &str, manager: &str, bai: &str) {
+    pub(crate) fn write(&self, services: &str, manager: &str, bai: &str) {
         let text = format!(
-            "{services}[manager]\nservice-addr = '127.0.0.1:{}'\nevent-listen-addr = '127.0.0.1:{}'\n{manager}\n\
+            "{services}[manager]\nservice-addr = '127.0.0.1:{}'\nevent-listen-addr = '{}:{}'\n{manager}\n\
              [bai]\n{bai}\n",
-            self.port, self.event_port
+            self.port, self.event_host, self.event_port
         );
         fs::write(self.config(), text).unwrap();
     }

@@ -47,7 +47,15 @@ impl Proxy {
     /// # Panics
     /// When no port can be had.
     pub fn start(target: &str) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        Self::start_on("127.0.0.1", target)
+    }
+
+    /// The same on another address of this host, for clients that do not share its loopback.
+    ///
+    /// # Panics
+    /// As [`Proxy::start`].
+    pub fn start_on(host: &str, target: &str) -> Self {
+        let listener = TcpListener::bind((host, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let shared = Arc::new(Shared {
             target: target.to_owned(),
@@ -66,7 +74,7 @@ impl Proxy {
         Self { address, shared }
     }
 
-    /// Where clients connect: `127.0.0.1:port`.
+    /// Where clients connect: `host:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
