@@ -47,7 +47,7 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
             Ok(format!("{number}\n"))
         );
     }
-    let away = fleet.sessions_of(&parted).await;
+    let mut away = fleet.sessions_of(&parted).await;
     let here = fleet.sessions_of(&other).await;
     assert!(!away.is_empty() && !here.is_empty(), "{away:?} {here:?}");
 
@@ -58,7 +58,14 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
     for name in &away {
         let refusal = says(&client, name, 10).await.unwrap().unwrap_err();
         assert!(refusal.starts_with("404 "), "{name}: {refusal}");
+        let refusal = destroy(&client, name).await.unwrap_err();
+        assert!(refusal.starts_with("404 "), "{name}: {refusal}");
     }
+    // One of them is made anew: there must not be two when the first is back.
+    let renewed = away.pop_first().unwrap();
+    create(&client, &renewed).await.unwrap();
+    assert_eq!(says(&client, &renewed, 14).await.unwrap(), Ok("14\n".to_owned()));
+    assert!(fleet.sessions_of(&other).await.contains(&renewed));
     for name in &here {
         assert_eq!(says(&client, name, 11).await.unwrap(), Ok("11\n".to_owned()));
     }
@@ -79,6 +86,7 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
     for name in &away {
         assert_eq!(says(&client, name, 13).await.unwrap(), Ok("13\n".to_owned()));
     }
+    assert_eq!(says(&client, &renewed, 15).await.unwrap(), Ok("15\n".to_owned()));
     for member in [&parted, &other] {
         for name in fleet.sessions_of(member).await {
             destroy(&client, &name).await.unwrap();
