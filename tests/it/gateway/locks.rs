@@ -15,7 +15,12 @@ use super::cluster::{Services, fixture, run};
 
 /// Every request that only reads, with `looked-at` for the session. A new `GET` is in it by itself.
 fn reads() -> Vec<(Method, String, Option<Value>)> {
-    let is_stream = |endpoint| matches!(endpoint, Endpoint::StreamExecute | Endpoint::StreamEvents);
+    let is_stream = |endpoint| {
+        matches!(
+            endpoint,
+            Endpoint::StreamExecute | Endpoint::StreamPty | Endpoint::StreamProxy | Endpoint::StreamEvents
+        )
+    };
     let gets = ROUTES
         .iter()
         .filter(|route| route.method == "GET" && !is_stream(route.endpoint));

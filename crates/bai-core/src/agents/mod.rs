@@ -381,6 +381,18 @@ impl Agents {
         }
     }
 
+    /// Notes that an agent has one more image, before its next heartbeat says so.
+    pub fn note_image(&self, id: &AgentId, image: &str) {
+        let mut directory = self.lock();
+        let said = directory.agents.get_mut(id).and_then(|known| known.said.as_mut());
+        if let Some(said) = said
+            && !said.images.iter().any(|has| has == image)
+        {
+            said.images.push(image.to_owned());
+            said.are_held = false;
+        }
+    }
+
     /// What speaks for and against placing a session with this image on an agent.
     pub fn standing(&self, id: &AgentId, image: &str) -> Standing {
         let directory = self.lock();

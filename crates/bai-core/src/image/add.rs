@@ -58,6 +58,7 @@ impl Manager {
         for (id, added) in join_all(adding).await {
             match added {
                 Ok(image) => {
+                    self.agents.note_image(&id, &image.canonical);
                     images.push(image);
                     having.push(id);
                 }
