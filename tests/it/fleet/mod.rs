@@ -105,7 +105,7 @@ impl Fleet {
     /// An agent that is not started yet; `own` is put into its table `[bai]`.
     fn member(&self, id: &str, host: &str, own: &str) -> Member {
         // Agents of one host must not reach for the same ports.
-        static PORTS: AtomicU16 = AtomicU16::new(31_200);
+        static PORTS: AtomicU16 = AtomicU16::new(28_000);
         let first = PORTS.fetch_add(200, Ordering::Relaxed);
         let ports = first..=first + 199;
         let own = format!("cpu-overcommit = 64\n{own}");
