@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bai_model::{AgentId, AgentStatus};
 use bai_proto::event::AgentInfo;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
@@ -19,6 +20,9 @@ use crate::{Manager, Result};
 
 /// How often the lost are looked for (`agent-protocol.md` 3.5).
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// What is written at every look, and how long it is kept.
+const LOOKED: &str = "bai.looked-for-agents";
+const LOOK_KEPT: Duration = Duration::from_secs(60);
 /// A look that comes later than this after the last one saw nothing of what was between.
 const BLINK: Duration = Duration::from_secs(3);
 /// How often agents in this process are heard of; those on other hosts say so themselves.
@@ -104,6 +108,8 @@ impl Manager {
     }
 
     async fn look_for_lost_agents(&self, watched: &mut Watched) -> Result<()> {
+        // A broker that is full can be read and takes no heartbeats: agents are not silent for that.
+        self.broker.set(LOOKED, Bytes::new(), LOOK_KEPT).await?;
         let heartbeats = self.broker.last_seen().await?;
         let alive = self.store.reader().addresses_of_agents().await?;
         let agents = alive

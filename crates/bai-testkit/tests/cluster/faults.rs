@@ -1,14 +1,14 @@
 //! Each service cut off, refusing, silent and slow: what is answered meanwhile, and that it ends with the fault.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bai_core::manager_status::StatusGate;
 use bai_core::{Error, Manager, Op};
 use bai_testkit::FakeAgent;
 use bai_testkit::services::Proxy;
 
-use crate::site::{Proxies, Site, attach, eventually, manager, op, session, wanted};
+use crate::site::{Proxies, Site, attach, eventually, manager, manager_with_timeout, op, session, wanted};
 
 type Fault = (&'static str, fn(&Proxy));
 
@@ -86,5 +86,29 @@ async fn what_is_away_is_named_and_the_rest_goes_on() {
     manager.session_destroy(&asked, &session("there")).await.unwrap();
     assert_eq!(fake.kernels(), []);
     assert_eq!(store.reader().check_accounting().await.unwrap(), []);
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_broker_makes_no_agent_lost() {
+    const TIMEOUT: Duration = Duration::from_secs(4);
+    let Some(site) = Site::start("a full broker") else {
+        return;
+    };
+    let store = site.populate().await;
+    let manager = manager_with_timeout(&site, &Proxies::before(&site), 21, TIMEOUT).await;
+    let fake = Arc::new(FakeAgent::default());
+    let _events = attach(&manager, &fake).await;
+    let alive = async || store.reader().addresses_of_agents().await.unwrap().len();
+    assert_eq!(alive().await, 1);
+    // It answers, but notes no heartbeat.
+    site.redis.fill_memory();
+    let begun = Instant::now();
+    eventually("heartbeats are missing for long enough", || async {
+        assert_eq!(alive().await, 1, "it is there");
+        (begun.elapsed() > TIMEOUT * 2).then_some(())
+    })
+    .await;
+    site.redis.make_room();
     manager.shutdown().await;
 }
