@@ -11,7 +11,7 @@
 //! creation of a running kernel with the first answer, and destroying an unknown kernel succeeds); every transition is
 //! guarded by the states it may start from, so that a late outcome cannot revive a dead kernel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::agents::is_agents_fault;
 use crate::cluster::Duty;
 use crate::lifecycle::Lifecycle;
+use crate::together::{Joint, Waiting};
 use crate::{Error, Manager, Result};
 
 /// `status_info` of a session that never ran.
@@ -94,6 +95,42 @@ impl Drop for Registered<'_> {
     }
 }
 
+/// A kernel that an agent has started, to be recorded.
+#[derive(Debug)]
+pub(crate) struct Start {
+    kernel: KernelId,
+    from: KernelStatus,
+    ports: KernelPorts,
+}
+
+impl Joint for Start {
+    /// Whether it was still to be started.
+    type Outcome = bool;
+
+    const NAME: &str = "recording a start";
+
+    fn waiting(manager: &Manager) -> &Waiting<Self> {
+        &manager.starts
+    }
+
+    async fn do_all(manager: &Manager, starts: &[&Self]) -> Result<Vec<Result<bool>>> {
+        let kernels: Vec<KernelId> = starts.iter().map(|start| start.kernel).collect();
+        let mut tx = manager.store.begin().await?;
+        manager.fence_kernels(&mut tx, &kernels).await?;
+        let mut recorded = HashSet::new();
+        for from in [KernelStatus::Preparing, KernelStatus::Restarting] {
+            let of_state = starts.iter().filter(|start| start.from == from);
+            let of_state: Vec<_> = of_state.map(|start| (start.kernel, &start.ports)).collect();
+            recorded.extend(tx.kernels_started(&of_state, &[from]).await?);
+        }
+        manager.commit_and_give_back_kernels(tx, &kernels).await?;
+        Ok(kernels
+            .iter()
+            .map(|kernel| Ok(recorded.contains(kernel)))
+            .collect())
+    }
+}
+
 impl Manager {
     /// Carries out what the kernel's record asks for and waits for the outcome. Work that is already going on is waited
     /// for first: it may have been started for an earlier state.
@@ -151,7 +188,7 @@ impl Manager {
         (receiver, true)
     }
 
-    async fn work(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+    async fn work(self: &Arc<Self>, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
         let duty = Duty::Kernel(kernel);
         if !self.claim(&duty).await? {
             return match if_claimed {
@@ -177,7 +214,11 @@ impl Manager {
     }
 
     /// Does the work, again while a service that it needs is away: every step may be repeated.
-    async fn work_with_patience(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+    async fn work_with_patience(
+        self: &Arc<Self>,
+        kernel: KernelId,
+        if_claimed: IfClaimed,
+    ) -> Result<Outcome> {
         let started = tokio::time::Instant::now();
         loop {
             let outcome = self.work_claimed(kernel, if_claimed).await;
@@ -193,7 +234,7 @@ impl Manager {
         }
     }
 
-    async fn work_claimed(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+    async fn work_claimed(self: &Arc<Self>, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
         let Some(row) = self.store.reader().kernel(kernel).await? else {
             return Ok(Outcome::Overtaken("the kernel is not recorded".to_owned()));
         };
@@ -256,7 +297,7 @@ impl Manager {
         }
     }
 
-    async fn create_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
+    async fn create_on(self: &Arc<Self>, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
         let (rpc, kernel) = (Arc::clone(agent), row.id);
         let answer = match self.kernel_config(row).await {
             Ok(config) => {
@@ -272,7 +313,7 @@ impl Manager {
         match answer {
             Ok(created) => {
                 self.note_start(row, true);
-                self.record_start(row, &[KernelStatus::Preparing], created).await
+                self.record_start(row, KernelStatus::Preparing, created).await
             }
             Err(error) => {
                 tracing::warn!(kernel.id = %row.id, %error, "a kernel could not be created");
@@ -328,7 +369,7 @@ impl Manager {
         }
     }
 
-    async fn restart_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
+    async fn restart_on(self: &Arc<Self>, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
         let (rpc, kernel) = (Arc::clone(agent), row.id);
         let (answer, other) = match self.kernel_config(row).await {
             Ok(config) => {
@@ -343,7 +384,7 @@ impl Manager {
             Err(error) => return Err(error),
         };
         match answer {
-            Ok(created) => self.record_start(row, &[KernelStatus::Restarting], created).await,
+            Ok(created) => self.record_start(row, KernelStatus::Restarting, created).await,
             Err(error) => {
                 let info = match error {
                     AgentError::Timeout => "Operation timeout (restart_session)",
@@ -424,9 +465,9 @@ impl Manager {
     }
 
     async fn record_start(
-        &self,
+        self: &Arc<Self>,
         row: &KernelRow,
-        from: &[KernelStatus],
+        from: KernelStatus,
         created: KernelCreated,
     ) -> Result<Outcome> {
         let ports = KernelPorts {
@@ -438,12 +479,12 @@ impl Manager {
             stdout_port: created.stdout_port,
             service_ports: serde_json::to_value(created.service_ports).unwrap_or(Value::Null),
         };
-        let duty = Duty::Kernel(row.id);
-        let mut tx = self.store.begin().await?;
-        self.fence(&mut tx, &duty).await?;
-        let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
-        self.commit_and_give_back(tx, &duty).await?;
-        if is_recorded {
+        let start = Start {
+            kernel: row.id,
+            from,
+            ports,
+        };
+        if self.join_in(start).await? {
             self.announce(row.id, Lifecycle::Started, "");
             return Ok(Outcome::Done(None));
         }
@@ -481,7 +522,6 @@ impl Manager {
 
     /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.
     async fn kernel_config(&self, row: &KernelRow) -> Result<KernelConfig> {
-        let types = self.slot_types().await?;
         let registries: Vec<String> = row.registry.iter().cloned().collect();
         let reference = bai_model::ImageRef::parse(row.image.as_deref().unwrap_or_default(), &registries)
             .map_err(|error| {
@@ -490,7 +530,7 @@ impl Manager {
                     row.id
                 ))
             })?;
-        let image = self.image(reference, &types).await?.ok_or_else(|| {
+        let image = self.image(&reference).await?.ok_or_else(|| {
             Error::Internal(format!(
                 "the image of kernel {} is no longer in the catalogue",
                 row.id
@@ -512,7 +552,7 @@ impl Manager {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let (resource_slots, has_image) = self.for_agent(row, &image.config).await?;
-        let mut image = image.config;
+        let mut image = image.config.clone();
         if has_image {
             // Nothing is to be fetched (Q-S4).
             (image.registry.username, image.registry.password) = (None, None);

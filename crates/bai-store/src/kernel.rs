@@ -6,15 +6,17 @@
 //!
 //! Not here: which transitions make sense (`bai_model::KernelStatus::may_become`), sums (`occupancy`).
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
 use bai_model::{AccessKey, AgentId, GroupId, KernelId, KernelStatus, ResourceSlot, UserId};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::driver::{Param, Row, params};
 use crate::store::places;
-use crate::{Reader, Result, Tx};
+use crate::{Reader, Result, Tx, catalog};
 
-/// How many sessions one statement reads ([`Reader::kernels`]) or counts ([`Tx::record_session_usage`]).
+/// How many kernels or agents one statement names at most.
 const BATCH: usize = 100;
 
 /// A kernel with every column.
@@ -208,6 +210,25 @@ impl Reader {
         self.first(sql, params![access_key, name], read).await
     }
 
+    /// Those of these names, each with its owner, that are held by a kernel, as [`Reader::live_kernel_by_name`] finds it.
+    pub async fn live_names(&self, names: &[(&AccessKey, &str)]) -> Result<HashSet<(AccessKey, String)>> {
+        let mut held = HashSet::new();
+        for batch in names.chunks(BATCH) {
+            let sql = format!(
+                "SELECT access_key, sess_id FROM kernels WHERE (access_key, sess_id) IN (VALUES {}) \
+                 AND role = 'master' AND status <> 'TERMINATED'",
+                places(batch.len(), 2)
+            );
+            let params = batch
+                .iter()
+                .flat_map(|(owner, name)| [(*owner).into(), (*name).into()])
+                .collect();
+            let read = |row: &Row| Ok((row.get("access_key")?, row.get("sess_id")?));
+            held.extend(self.list(sql, params, read).await?);
+        }
+        Ok(held)
+    }
+
     /// The kernel with this id, in whatever state.
     pub async fn kernel(&self, kernel: KernelId) -> Result<Option<KernelRow>> {
         self.first(select_kernels!("WHERE k.id = $1"), params![kernel], read)
@@ -256,43 +277,36 @@ impl Reader {
 }
 
 impl Tx {
-    /// Adds a kernel, `PREPARING`, and counts it at its keypair and its agent.
+    /// As [`Tx::insert_kernels`], of one.
     ///
     /// # Errors
-    /// [`crate::Error::Conflict`] on `ix_kernels_unique_sess_token` when the name is taken (DM-19), on `pk_kernels`, or
-    /// for a missing agent, domain, group, user or keypair; [`crate::Error::TooLong`].
+    /// The same.
     pub async fn insert_kernel(&mut self, kernel: &NewKernel) -> Result<()> {
-        let empty = Value::Object(Default::default());
-        let values = vec![
-            ("id", kernel.id.into()),
-            ("sess_id", (&kernel.sess_id).into()),
-            ("role", "master".into()),
-            ("agent", (&kernel.agent).into()),
-            ("agent_addr", (&kernel.agent_addr).into()),
-            ("domain_name", (&kernel.domain_name).into()),
-            ("group_id", kernel.group_id.into()),
-            ("user_uuid", kernel.user_uuid.into()),
-            ("access_key", (&kernel.access_key).into()),
-            ("image", (&kernel.image).into()),
-            ("registry", (&kernel.registry).into()),
-            ("tag", kernel.tag.as_deref().into()),
-            ("occupied_slots", (&kernel.occupied_slots).into()),
-            ("occupied_shares", (&empty).into()),
-            ("environ", (&kernel.environ).into()),
-            ("repl_in_port", 0.into()),
-            ("repl_out_port", 0.into()),
-            ("stdin_port", 0.into()),
-            ("stdout_port", 0.into()),
-            ("created_at", kernel.created_at.into()),
-            ("status", KernelStatus::Preparing.into()),
-            ("num_queries", 0.into()),
-        ];
-        // The keypair's row first: that is the order of locks.
-        let sql =
-            "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + 1 WHERE access_key = $1";
-        self.execute(sql, params![&kernel.access_key]).await?;
-        self.insert("kernels", values, "").await?;
-        self.rewrite_occupied_slots(&kernel.agent).await
+        self.insert_kernels(std::slice::from_ref(kernel)).await
+    }
+
+    /// Adds kernels, `PREPARING`, and counts them at their keypairs and their agents.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`] on `ix_kernels_unique_sess_token` when a name is taken (DM-19), on `pk_kernels`, or
+    /// for a missing agent, domain, group, user or keypair; [`crate::Error::TooLong`].
+    pub async fn insert_kernels(&mut self, kernels: &[NewKernel]) -> Result<()> {
+        let mut owners: BTreeMap<&AccessKey, i64> = BTreeMap::new();
+        for kernel in kernels {
+            *owners.entry(&kernel.access_key).or_default() += 1;
+        }
+        // The keypairs' rows first: that is the order of locks.
+        for (owner, count) in owners {
+            let sql = "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + $2 WHERE access_key = $1";
+            self.execute(sql, params![owner, count]).await?;
+        }
+        for batch in kernels.chunks(BATCH) {
+            let rows = batch.iter().map(values_of).collect();
+            self.insert_all("kernels", rows, "").await?;
+        }
+        let agents: BTreeSet<&AgentId> = kernels.iter().map(|kernel| &kernel.agent).collect();
+        self.rewrite_occupied_slots(&agents.into_iter().collect::<Vec<_>>())
+            .await
     }
 
     /// Moves a kernel from one of the states `from` to `to`, with what to say about it; `None` leaves what was said.
@@ -339,7 +353,7 @@ impl Tx {
             .await
     }
 
-    /// Records that a kernel runs, and where. False means that it was in none of the states `from` any more.
+    /// As [`Tx::kernels_started`], of one. False means that it was in none of the states `from` any more.
     ///
     /// # Errors
     /// [`crate::Error::TooLong`].
@@ -349,21 +363,67 @@ impl Tx {
         from: &[KernelStatus],
         ports: &KernelPorts,
     ) -> Result<bool> {
-        let values = vec![
-            ("status", KernelStatus::Running.into()),
-            ("container_id", (&ports.container_id).into()),
-            ("kernel_host", ports.kernel_host.as_deref().into()),
-            ("repl_in_port", ports.repl_in_port.into()),
-            ("repl_out_port", ports.repl_out_port.into()),
-            ("stdin_port", ports.stdin_port.into()),
-            ("stdout_port", ports.stdout_port.into()),
-            ("service_ports", (&ports.service_ports).into()),
-        ];
-        let condition = format!("id = $1 AND status IN ({})", literals(from));
-        Ok(self
-            .update("kernels", values, &condition, params![kernel])
-            .await?
-            > 0)
+        let started = self.kernels_started(&[(kernel, ports)], from).await?;
+        Ok(!started.is_empty())
+    }
+
+    /// Records that kernels run, and where each does; gives those that were in one of the states `from` until now.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLong`].
+    pub async fn kernels_started(
+        &mut self,
+        kernels: &[(KernelId, &KernelPorts)],
+        from: &[KernelStatus],
+    ) -> Result<Vec<KernelId>> {
+        let mut started = Vec::with_capacity(kernels.len());
+        for batch in kernels.chunks(BATCH) {
+            self.lock_kernels(batch.iter().map(|(kernel, _)| *kernel).collect())
+                .await?;
+            let mut params: Vec<Param> = Vec::new();
+            for (kernel, ports) in batch {
+                let values = vec![
+                    ("container_id", (&ports.container_id).into()),
+                    ("kernel_host", ports.kernel_host.as_deref().into()),
+                    ("repl_in_port", ports.repl_in_port.into()),
+                    ("repl_out_port", ports.repl_out_port.into()),
+                    ("stdin_port", ports.stdin_port.into()),
+                    ("stdout_port", ports.stdout_port.into()),
+                    ("service_ports", (&ports.service_ports).into()),
+                ];
+                catalog::check_lengths("kernels", &values)?;
+                params.push((*kernel).into());
+                params.extend(values.into_iter().map(|(_, value)| value));
+            }
+            let sql = format!(
+                "WITH started (kernel, container, host, repl_in, repl_out, pty_in, pty_out, services) AS (VALUES {}) \
+                 UPDATE kernels SET status = 'RUNNING', container_id = started.container, kernel_host = started.host, \
+                 repl_in_port = started.repl_in, repl_out_port = started.repl_out, stdin_port = started.pty_in, \
+                 stdout_port = started.pty_out, service_ports = started.services FROM started \
+                 WHERE kernels.id = started.kernel AND kernels.status IN ({}) RETURNING id",
+                places(batch.len(), 8),
+                literals(from)
+            );
+            for row in self.fetch(sql, params).await? {
+                started.push(row.get("id")?);
+            }
+        }
+        Ok(started)
+    }
+
+    /// Locks kernels in the order of all who lock many.
+    async fn lock_kernels(&mut self, kernels: Vec<KernelId>) -> Result<()> {
+        let for_update = self.for_update();
+        if for_update.is_empty() || kernels.len() < 2 {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT id FROM kernels WHERE id IN {} ORDER BY id{for_update}",
+            places(1, kernels.len())
+        );
+        let params = kernels.into_iter().map(Param::from).collect();
+        self.fetch(sql, params).await?;
+        Ok(())
     }
 
     /// Ends a kernel in whatever state and releases what it holds (`agent-protocol.md` 5.7). May be repeated: false
@@ -398,7 +458,7 @@ impl Tx {
             self.execute(sql, params![&access_key]).await?;
         }
         if let Some(agent) = agent {
-            self.rewrite_occupied_slots(&agent).await?;
+            self.rewrite_occupied_slots(&[&agent]).await?;
         }
         Ok(true)
     }
@@ -457,18 +517,53 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes at an agent what its live kernels occupy together.
-    /// The lock comes before the sum, so that the sum sees what the one who had it before has done.
-    async fn rewrite_occupied_slots(&mut self, agent: &AgentId) -> Result<()> {
-        self.lock_agent(agent).await?;
-        let occupied = self.occupied_by_agent(agent).await?;
-        self.update(
-            "agents",
-            vec![("occupied_slots", (&occupied).into())],
-            "id = $1",
-            params![agent],
-        )
-        .await?;
+    /// Writes at agents, in the order of their names, what the live kernels of each occupy together.
+    /// The locks come before the sums, so that these see what those who had them before have done.
+    async fn rewrite_occupied_slots(&mut self, agents: &[&AgentId]) -> Result<()> {
+        for batch in agents.chunks(BATCH) {
+            self.lock_agents(batch).await?;
+            let sums = self.occupied_by_agents(batch).await?;
+            let none = ResourceSlot::default();
+            let params: Vec<Param> = batch
+                .iter()
+                .flat_map(|agent| [(*agent).into(), sums.get(*agent).unwrap_or(&none).into()])
+                .collect();
+            let sql = format!(
+                "WITH sums (agent, slots) AS (VALUES {}) UPDATE agents SET occupied_slots = sums.slots FROM sums \
+                 WHERE agents.id = sums.agent",
+                places(batch.len(), 2)
+            );
+            self.execute(sql, params).await?;
+        }
         Ok(())
     }
+}
+
+/// The columns of a kernel that is added.
+fn values_of(kernel: &NewKernel) -> Vec<(&'static str, Param)> {
+    let empty = Value::Object(Default::default());
+    vec![
+        ("id", kernel.id.into()),
+        ("sess_id", (&kernel.sess_id).into()),
+        ("role", "master".into()),
+        ("agent", (&kernel.agent).into()),
+        ("agent_addr", (&kernel.agent_addr).into()),
+        ("domain_name", (&kernel.domain_name).into()),
+        ("group_id", kernel.group_id.into()),
+        ("user_uuid", kernel.user_uuid.into()),
+        ("access_key", (&kernel.access_key).into()),
+        ("image", (&kernel.image).into()),
+        ("registry", (&kernel.registry).into()),
+        ("tag", kernel.tag.as_deref().into()),
+        ("occupied_slots", (&kernel.occupied_slots).into()),
+        ("occupied_shares", (&empty).into()),
+        ("environ", (&kernel.environ).into()),
+        ("repl_in_port", 0.into()),
+        ("repl_out_port", 0.into()),
+        ("stdin_port", 0.into()),
+        ("stdout_port", 0.into()),
+        ("created_at", kernel.created_at.into()),
+        ("status", KernelStatus::Preparing.into()),
+        ("num_queries", 0.into()),
+    ]
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use bai_model::{AccessKey, AgentId, GroupId, ResourceSlot};
 
-use crate::driver::{Param, Row, params};
+use crate::driver::{Param, Row, Sql, params};
+use crate::store::places;
 use crate::{Reader, Result};
 
 /// What `n` kernels with the same amounts occupy.
@@ -56,8 +57,30 @@ impl Reader {
     pub async fn occupied_by_all_agents(&self) -> Result<BTreeMap<AgentId, ResourceSlot>> {
         let sql = "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent > '' AND status <> 'TERMINATED' \
                    GROUP BY agent, occupied_slots";
+        self.occupied_by_each(sql.into(), params![]).await
+    }
+
+    /// The same of these agents.
+    pub(crate) async fn occupied_by_agents(
+        &self,
+        agents: &[&AgentId],
+    ) -> Result<BTreeMap<AgentId, ResourceSlot>> {
+        let sql = format!(
+            "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent IN {} AND status <> 'TERMINATED' \
+             GROUP BY agent, occupied_slots",
+            places(1, agents.len())
+        );
+        let params = agents.iter().map(|agent| Param::from(*agent)).collect();
+        self.occupied_by_each(sql.into(), params).await
+    }
+
+    async fn occupied_by_each(
+        &self,
+        sql: Sql,
+        params: Vec<Param>,
+    ) -> Result<BTreeMap<AgentId, ResourceSlot>> {
         let mut sums: BTreeMap<AgentId, ResourceSlot> = BTreeMap::new();
-        for row in self.fetch(sql, params![]).await? {
+        for row in self.fetch(sql, params).await? {
             let slots = counted(&row)?;
             let sum = sums.entry(row.get("agent")?).or_default();
             *sum = sum.plus(&slots);

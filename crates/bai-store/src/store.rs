@@ -249,16 +249,33 @@ impl Tx {
         values: Vec<(&'static str, Param)>,
         rest: &str,
     ) -> Result<bool> {
-        catalog::check_lengths(table, &values)?;
-        let columns: Vec<String> = values.iter().map(|(column, _)| format!("\"{column}\"")).collect();
-        let places: Vec<String> = (1..=values.len()).map(|place| format!("${place}")).collect();
+        Ok(self.insert_all(table, vec![values], rest).await? > 0)
+    }
+
+    /// Inserts rows, with the same columns each, in one statement. Answers how many there are now that were not.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`], [`crate::Error::TooLong`].
+    pub(crate) async fn insert_all(
+        &mut self,
+        table: &'static str,
+        rows: Vec<Vec<(&'static str, Param)>>,
+        rest: &str,
+    ) -> Result<u64> {
+        let Some(first) = rows.first() else {
+            return Ok(0);
+        };
+        for values in &rows {
+            catalog::check_lengths(table, values)?;
+        }
+        let columns: Vec<String> = first.iter().map(|(column, _)| format!("\"{column}\"")).collect();
         let sql = format!(
-            "INSERT INTO \"{table}\" ({}) VALUES ({}) {rest}",
+            "INSERT INTO \"{table}\" ({}) VALUES {} {rest}",
             columns.join(", "),
-            places.join(", "),
+            places(rows.len(), columns.len()),
         );
-        let params = values.into_iter().map(|(_, param)| param).collect();
-        Ok(self.execute(sql, params).await? > 0)
+        let params = rows.into_iter().flatten().map(|(_, param)| param).collect();
+        self.execute(sql, params).await
     }
 
     /// Updates the rows that `condition` with its parameters `$1…` selects, and answers how many there were.

@@ -293,6 +293,17 @@ impl Agents {
         known.is_some_and(|known| known.said.replace(said).is_none())
     }
 
+    /// Notes that an agent has an image that it did not have when it was last heard.
+    pub fn note_image(&self, id: &AgentId, image: &str) {
+        let mut directory = self.lock();
+        let said = directory.agents.get_mut(id).and_then(|known| known.said.as_mut());
+        if let Some(said) = said
+            && !said.images.iter().any(|has| has == image)
+        {
+            said.images.push(image.to_owned());
+        }
+    }
+
     /// Whether an agent says what is recorded of it already; it was heard then.
     fn hears_again(&self, info: &AgentInfo, at: DateTime<Utc>) -> bool {
         let mut directory = self.lock();

@@ -76,6 +76,10 @@ impl Manager {
         };
         let reference = image.canonical.clone();
         self.register_agent_images(&images).await?;
+        // Their next heartbeats say so too.
+        for (agent, image) in having.iter().zip(&images) {
+            self.agents.note_image(agent, &image.canonical);
+        }
         tracing::info!(image = reference, agents = having.len(), "an image was added");
         Ok(AddedImage {
             reference,

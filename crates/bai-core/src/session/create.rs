@@ -71,7 +71,7 @@ impl Manager {
             }
             let types = self.slot_types().await?;
             let image = self
-                .image(reference.clone(), &types)
+                .image(&reference)
                 .await?
                 .ok_or_else(|| Error::invalid(format!("Unknown image reference: {}", request.image)))?;
             let requested = requested_slots(&request.resources, &image, &types)?;
@@ -98,7 +98,7 @@ impl Manager {
                 types,
                 mounts: mounts.clone(),
             };
-            match self.record_session(plan).await? {
+            match self.join_in(plan).await? {
                 Recorded::New(kernel) => {
                     self.announce(kernel, Lifecycle::Preparing, "");
                     return self.await_creation(&request, kernel).await;

@@ -24,7 +24,7 @@ use bai_store::kernel::KernelRow;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::record::Waiting;
+pub(crate) use self::record::Plan;
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};

@@ -4,33 +4,31 @@
 //! ([`bai_store::Tx::lock_placement`]). Therefore the sessions that wait at a manager are recorded together: one look at the
 //! agents and one commit for all of them, each checked as if it came after the one before it.
 //!
-//! Invariants: a session that is refused does not touch the others; when recording several fails, each is tried for itself.
+//! Invariants: a session that is refused does not touch the others.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use bai_model::{DefaultForUnspecified, GroupId, KernelId, ResourceSlot, SlotTypes, VFolderId};
+use bai_model::{AccessKey, DefaultForUnspecified, GroupId, KernelId, ResourceSlot, SlotTypes, VFolderId};
 use bai_store::agent::AgentRow;
 use bai_store::credential::CredentialRow;
 use bai_store::kernel::NewKernel;
 use bai_store::{Reader, Tx};
 use chrono::{DateTime, Utc};
-use tokio::sync::oneshot;
 
 use super::SessionCreate;
 use super::placement::{Candidate, Favour, choose_agent};
-use crate::cluster::Duty;
 use crate::image::Image;
+use crate::together::{Joint, Waiting};
 use crate::{Error, Manager, Result};
 
 /// The index that lets one live session have a name.
 const UNIQUE_NAME: &str = "ix_kernels_unique_sess_token";
-/// Sessions that are recorded together.
-const TOGETHER: usize = 64;
 
 /// What recording a session found.
 #[derive(Debug)]
-pub(super) enum Recorded {
+pub(crate) enum Recorded {
     New(KernelId),
     /// There is a live session of that name.
     NameTaken,
@@ -40,7 +38,7 @@ pub(super) enum Recorded {
 
 /// Everything about the owner and the place that recording needs, gathered before the transaction.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub request: Arc<SessionCreate>,
     pub requested_at: DateTime<Utc>,
     /// What it was admitted with ([`Manager::admit_session`]).
@@ -49,7 +47,7 @@ pub(super) struct Plan {
     pub group: GroupId,
     pub group_slots: ResourceSlot,
     pub domain_slots: ResourceSlot,
-    pub image: Image,
+    pub image: Arc<Image>,
     /// Whether agents that do not have the image can fetch it.
     pub is_pullable: bool,
     /// Agents that have it, as the broker knows; nothing where that does not matter or cannot be known.
@@ -59,112 +57,40 @@ pub(super) struct Plan {
     pub mounts: Vec<VFolderId>,
 }
 
-/// Sessions that wait to be recorded, in their order.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting(Mutex<Queue>);
+impl Joint for Plan {
+    type Outcome = Recorded;
 
-#[derive(Debug, Default)]
-struct Queue {
-    orders: Vec<Order>,
-    is_worked_at: bool,
-}
+    const NAME: &str = "recording a session";
 
-#[derive(Debug)]
-struct Order {
-    plan: Plan,
-    answer: oneshot::Sender<Result<Recorded>>,
-}
-
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(manager: &Manager) -> &Waiting<Self> {
+        &manager.recordings
     }
 
-    /// True when somebody has to begin to work.
-    fn put(&self, order: Order) -> bool {
-        let mut queue = self.lock();
-        queue.orders.push(order);
-        !std::mem::replace(&mut queue.is_worked_at, true)
-    }
-
-    /// The next ones; none at the end of the work.
-    fn take(&self) -> Vec<Order> {
-        let mut queue = self.lock();
-        let together = queue.orders.len().min(TOGETHER);
-        queue.is_worked_at = together > 0;
-        queue.orders.drain(..together).collect()
+    async fn do_all(manager: &Manager, plans: &[&Self]) -> Result<Vec<Result<Recorded>>> {
+        manager.record_together(plans).await
     }
 }
 
-/// Should the work panic, those who wait are told by their channels, and the next one begins anew.
-struct Working<'a>(&'a Waiting);
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            *self.0.lock() = Queue::default();
-        }
-    }
-}
-
-/// An agent and what it has left, less with each session that is recorded.
+/// An agent and what it has left, less with each session that is placed there.
 struct Place {
     agent: AgentRow,
     remaining: ResourceSlot,
 }
 
+/// What sessions are placed by, kept up while they are: each is checked as if it came after the one before it.
+struct Site<'p> {
+    places: Vec<Place>,
+    /// What each place can expect from an image, by its name and whether it can be fetched.
+    favours: HashMap<(&'p str, bool), Vec<Option<Favour>>>,
+    /// Names that are taken, and whose.
+    names: HashSet<(AccessKey, String)>,
+    /// How many live sessions each owner has, and what these occupy.
+    owners: HashMap<&'p AccessKey, (i64, ResourceSlot)>,
+    groups: HashMap<GroupId, ResourceSlot>,
+    domains: HashMap<&'p str, ResourceSlot>,
+}
+
 impl Manager {
-    /// Checks the limits, reserves a place and records the session, in one transaction with others that wait.
-    pub(super) async fn record_session(self: &Arc<Self>, plan: Plan) -> Result<Recorded> {
-        let (answer, recorded) = oneshot::channel();
-        if self.waiting.put(Order { plan, answer }) {
-            let manager = Arc::clone(self);
-            self.tasks.spawn(async move {
-                let _working = Working(&manager.waiting);
-                loop {
-                    let orders = manager.waiting.take();
-                    if orders.is_empty() {
-                        return;
-                    }
-                    manager.record_orders(orders).await;
-                }
-            });
-        }
-        recorded.await.unwrap_or_else(|_| {
-            Err(Error::Internal(
-                "recording a session broke off; the log says why".to_owned(),
-            ))
-        })
-    }
-
-    async fn record_orders(&self, orders: Vec<Order>) {
-        let plans: Vec<&Plan> = orders.iter().map(|order| &order.plan).collect();
-        match self.record_together(&plans).await {
-            Ok(recorded) => {
-                for (order, recorded) in orders.into_iter().zip(recorded) {
-                    // A requester that went away finds the session when it asks again.
-                    _ = order.answer.send(recorded);
-                }
-            }
-            Err(error) if orders.len() > 1 => {
-                tracing::debug!(%error, sessions = orders.len(), "sessions are recorded one by one");
-                for Order { plan, answer } in orders {
-                    let recorded = self.record_together(&[&plan]).await;
-                    _ = answer.send(recorded.and_then(|mut recorded| {
-                        let nothing = || Error::Internal("a session was not recorded".to_owned());
-                        recorded.pop().ok_or_else(nothing)?
-                    }));
-                }
-            }
-            Err(error) => {
-                let order = orders.into_iter().next();
-                if let Some(order) = order {
-                    _ = order.answer.send(Err(error));
-                }
-            }
-        }
-    }
-
     /// Records all in one transaction; says of each in turn what was found, or why it is refused.
     ///
     /// # Errors
@@ -174,29 +100,80 @@ impl Manager {
         // Before the first look at what it decides by: other managers decide by the same.
         tx.lock_placement().await?;
         let endings = tx.session_endings().await?;
-        let mut places = self.places(&tx).await?;
+        let mut site = self.survey(&tx, plans).await?;
+        let mut kernels = Vec::with_capacity(plans.len());
         let mut all = Vec::with_capacity(plans.len());
         for plan in plans {
-            if endings != plan.endings {
-                all.push(Ok(Recorded::Ended));
-                continue;
-            }
-            let found = self.record_in(&mut tx, &mut places, plan).await;
-            match found {
-                // Another manager was faster: an original one, which takes no lock.
-                Err(error) if plans.len() == 1 && error.is_conflict_on(UNIQUE_NAME) => {
-                    return Ok(vec![Ok(Recorded::NameTaken)]);
-                }
-                found => all.push(found?),
-            }
+            all.push(if endings == plan.endings {
+                self.place(&mut site, plan).map(|placed| {
+                    let placed = placed.map(|kernel| (kernel.id, kernels.push((kernel, &plan.mounts))));
+                    placed.map_or(Recorded::NameTaken, |(id, ())| Recorded::New(id))
+                })
+            } else {
+                Ok(Recorded::Ended)
+            });
         }
-        tx.commit().await?;
+        match self.insert_placed(tx, kernels).await {
+            // Another manager was faster: an original one, which takes no lock.
+            Err(error) if plans.len() == 1 && error.is_conflict_on(UNIQUE_NAME) => {
+                return Ok(vec![Ok(Recorded::NameTaken)]);
+            }
+            inserted => inserted?,
+        }
         for (plan, recorded) in plans.iter().zip(&all) {
             if let Ok(Recorded::New(kernel)) = recorded {
                 tracing::info!(kernel.id = %kernel, session = %plan.request.name, image = plan.image.config.canonical, "session recorded");
             }
         }
         Ok(all)
+    }
+
+    async fn insert_placed(
+        &self,
+        mut tx: Tx,
+        placed: Vec<(NewKernel, &Vec<VFolderId>)>,
+    ) -> bai_store::Result<()> {
+        let (kernels, mounts): (Vec<NewKernel>, Vec<&Vec<VFolderId>>) = placed.into_iter().unzip();
+        tx.insert_kernels(&kernels).await?;
+        for (kernel, mounts) in kernels.iter().zip(mounts) {
+            tx.attach_vfolders(kernel.id, mounts).await?;
+        }
+        // From the beginning, or another manager might find one and take it for left behind.
+        self.claim_and_commit(tx, kernels.iter().map(|kernel| kernel.id).collect())
+            .await
+    }
+
+    /// Reads what these sessions are placed by, each thing once.
+    async fn survey<'p>(&self, tx: &Reader, plans: &[&'p Plan]) -> Result<Site<'p>> {
+        let names: Vec<_> = plans
+            .iter()
+            .map(|plan| (&plan.owner.access_key, plan.request.name.as_str()))
+            .collect();
+        let mut site = Site {
+            places: self.places(tx).await?,
+            favours: HashMap::new(),
+            names: tx.live_names(&names).await?,
+            owners: HashMap::new(),
+            groups: HashMap::new(),
+            domains: HashMap::new(),
+        };
+        for plan in plans {
+            let owner = &plan.owner.access_key;
+            if let Entry::Vacant(entry) = site.owners.entry(owner) {
+                let live = tx.count_live_sessions(owner).await?;
+                entry.insert((live, tx.occupied_by_keypair(owner).await?));
+            }
+            if let Entry::Vacant(entry) = site.groups.entry(plan.group) {
+                entry.insert(tx.occupied_by_group(plan.group).await?);
+            }
+            if let Entry::Vacant(entry) = site.domains.entry(&plan.request.domain) {
+                entry.insert(tx.occupied_by_domain(&plan.request.domain).await?);
+            }
+            site.favours
+                .entry(plan.image_key())
+                .or_insert_with(|| self.favours(&site.places, plan));
+        }
+        Ok(site)
     }
 
     /// The agents that are alive and can be called.
@@ -213,59 +190,67 @@ impl Manager {
             .collect())
     }
 
-    /// Records one. The inner result is what it is told, and the transaction goes on.
-    async fn record_in(
-        &self,
-        tx: &mut Tx,
-        places: &mut [Place],
-        plan: &Plan,
-    ) -> bai_store::Result<Result<Recorded>> {
-        let owner = &plan.owner.access_key;
-        let namesake = tx.live_kernel_by_name(owner, plan.request.name.as_str()).await?;
-        if namesake.is_some() {
-            return Ok(Ok(Recorded::NameTaken));
-        }
-        let live = tx.count_live_sessions(owner).await?;
-        let occupied = Occupied {
-            by_keypair: tx.occupied_by_keypair(owner).await?,
-            by_group: tx.occupied_by_group(plan.group).await?,
-            by_domain: tx.occupied_by_domain(&plan.request.domain).await?,
+    fn favours(&self, places: &[Place], plan: &Plan) -> Vec<Option<Favour>> {
+        let favour = |Place { agent, .. }: &Place| {
+            let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
+            let holders = plan.holders.as_ref();
+            let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
+            Favour::of(&standing, plan.is_pullable, is_known_to_have)
         };
-        let allowed = check_concurrency(live, &plan.owner).and_then(|()| check_quotas(plan, occupied));
-        if let Err(refusal) = allowed {
-            return Ok(Err(refusal));
-        }
-        let candidates = self.candidates(places, plan);
-        let Some(chosen) = choose_agent(&candidates, &plan.requested).map(|chosen| chosen.index) else {
-            let why = why_nothing_fits(&candidates, !places.is_empty(), plan);
-            return Ok(Err(Error::InstanceNotAvailable(why)));
-        };
-        let Some(place) = places.get_mut(chosen) else {
-            unreachable!("a candidate is one of the places")
-        };
-        let kernel = KernelId::generate(self.random.as_ref());
-        tx.insert_kernel(&new_kernel(kernel, &place.agent, plan)).await?;
-        tx.attach_vfolders(kernel, &plan.mounts).await?;
-        // From the beginning, or another manager might find it and take it for left behind.
-        self.claim_in(tx, &Duty::Kernel(kernel)).await?;
-        place.remaining = place.remaining.minus(&plan.requested);
-        Ok(Ok(Recorded::New(kernel)))
+        places.iter().map(favour).collect()
     }
 
-    fn candidates<'a>(&self, places: &'a [Place], plan: &Plan) -> Vec<Candidate<'a>> {
-        let places = places.iter().enumerate();
-        places
-            .filter_map(|(index, Place { agent, remaining })| {
-                let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
-                let holders = plan.holders.as_ref();
-                let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
+    /// Finds a place for one, and counts it there; nothing when its name is taken.
+    ///
+    /// # Errors
+    /// What it is told when it is refused.
+    fn place<'p>(&self, site: &mut Site<'p>, plan: &'p Plan) -> Result<Option<NewKernel>> {
+        let owner = &plan.owner.access_key;
+        let name = (owner.clone(), plan.request.name.as_str().to_owned());
+        if site.names.contains(&name) {
+            return Ok(None);
+        }
+        let (live, by_keypair) = site.owners.entry(owner).or_default();
+        let by_group = site.groups.entry(plan.group).or_default();
+        let by_domain = site.domains.entry(&plan.request.domain).or_default();
+        check_concurrency(*live, &plan.owner)?;
+        check_quotas(plan, [by_keypair, by_group, by_domain])?;
+        let favours = site.favours.get(&plan.image_key()).map_or(&[][..], Vec::as_slice);
+        let candidates: Vec<Candidate<'_>> = site
+            .places
+            .iter()
+            .zip(favours)
+            .enumerate()
+            .filter_map(|(index, (Place { remaining, .. }, favour))| {
                 Some(Candidate {
-                    favour: Favour::of(&standing, plan.is_pullable, is_known_to_have)?,
+                    favour: (*favour)?,
                     index,
                     remaining,
                 })
             })
-            .collect()
+            .collect();
+        let Some(chosen) = choose_agent(&candidates, &plan.requested).map(|chosen| chosen.index) else {
+            let why = why_nothing_fits(&candidates, !site.places.is_empty(), plan);
+            return Err(Error::InstanceNotAvailable(why));
+        };
+        let Some(place) = site.places.get_mut(chosen) else {
+            unreachable!("a candidate is one of the places")
+        };
+        place.remaining = place.remaining.minus(&plan.requested);
+        *live += 1;
+        for occupied in [by_keypair, by_group, by_domain] {
+            *occupied = occupied.plus(&plan.requested);
+        }
+        site.names.insert(name);
+        let id = KernelId::generate(self.random.as_ref());
+        Ok(Some(new_kernel(id, &place.agent, plan)))
+    }
+}
+
+impl Plan {
+    /// What decides which agents can run its image.
+    fn image_key(&self) -> (&str, bool) {
+        (&self.image.config.canonical, self.is_pullable)
     }
 }
 
@@ -300,15 +285,9 @@ pub(super) fn check_concurrency(live: i64, owner: &CredentialRow) -> Result<()> 
     )))
 }
 
-/// What live kernels occupy.
-struct Occupied {
-    by_keypair: ResourceSlot,
-    by_group: ResourceSlot,
-    by_domain: ResourceSlot,
-}
-
-/// The three sums of `data-model.md` 15.1, each with the request added.
-fn check_quotas(plan: &Plan, occupied: Occupied) -> Result<()> {
+/// The three sums of `data-model.md` 15.1, what live kernels of the keypair, the group and the domain occupy, each with the
+/// request added.
+fn check_quotas(plan: &Plan, [by_keypair, by_group, by_domain]: [&ResourceSlot; 3]) -> Result<()> {
     let policy = &plan.owner.policy;
     let unlimited = DefaultForUnspecified::Unlimited;
     let checks = [
@@ -319,20 +298,21 @@ fn check_quotas(plan: &Plan, occupied: Occupied) -> Result<()> {
                 policy.default_for_unspecified,
                 &plan.types,
             ),
-            occupied.by_keypair,
+            by_keypair,
         ),
         (
             "Your group resource quota is exceeded.",
             ResourceSlot::from_policy(&plan.group_slots, unlimited, &plan.types),
-            occupied.by_group,
+            by_group,
         ),
         (
             "Your domain resource quota is exceeded.",
             ResourceSlot::from_policy(&plan.domain_slots, unlimited, &plan.types),
-            occupied.by_domain,
+            by_domain,
         ),
     ];
-    for (text, limit, mut occupied) in checks {
+    for (text, limit, occupied) in checks {
+        let mut occupied = occupied.clone();
         occupied.retain_known(&plan.types);
         if !occupied.plus(&plan.requested).fits_within(&limit) {
             return Err(Error::invalid(format!(
