@@ -96,7 +96,8 @@ async fn a_full_broker_makes_no_agent_lost() {
         return;
     };
     let store = site.populate().await;
-    let manager = manager_with_timeout(&site, &Proxies::before(&site), 21, TIMEOUT).await;
+    let proxies = Proxies::before(&site);
+    let manager = manager_with_timeout(&site, &proxies, 21, TIMEOUT).await;
     let fake = Arc::new(FakeAgent::default());
     let _events = attach(&manager, &fake).await;
     let alive = async || store.reader().addresses_of_agents().await.unwrap().len();
