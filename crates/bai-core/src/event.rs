@@ -234,10 +234,7 @@ impl Manager {
         stats: Option<Value>,
         duty: Option<&crate::cluster::Duty>,
     ) -> Result<bool> {
-        let stats = match stats {
-            Some(stats) => Some(stats),
-            None => self.last_statistics(row.id).await,
-        };
+        let stats = self.last_statistics(row.id, stats).await;
         let mut tx = self.store.begin().await?;
         if let Some(duty) = duty {
             self.fence(&mut tx, duty).await?;
@@ -257,8 +254,12 @@ impl Manager {
         Ok(is_unchanged)
     }
 
-    /// What an agent of 19.06 last left in the broker about a kernel (`agent-protocol.md` 3.6, 5.7).
-    pub(crate) async fn last_statistics(&self, kernel: KernelId) -> Option<Value> {
+    /// The last statistics of a kernel: what its agent `told`, or else what one of 19.06 left in the broker
+    /// (`agent-protocol.md` 3.6, 5.7).
+    pub(crate) async fn last_statistics(&self, kernel: KernelId, told: Option<Value>) -> Option<Value> {
+        if told.is_some() {
+            return told;
+        }
         let left = self.broker.get(&kernel.to_string()).await;
         let left = left.inspect_err(
             |error| tracing::debug!(kernel.id = %kernel, %error, "the last statistics of a kernel could not be read"),

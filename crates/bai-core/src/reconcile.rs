@@ -373,10 +373,7 @@ impl Manager {
                     Some(CREATION_FAILED) => CREATION_FAILED,
                     _ => "user-requested",
                 };
-                let stats = match stats {
-                    Some(stats) => Some(stats),
-                    None => self.last_statistics(row.id).await,
-                };
+                let stats = self.last_statistics(row.id, stats).await;
                 self.record_end(Some(&Duty::Kernel(row.id)), row.id, reason, stats.clone())
                     .await?;
                 // The agent's own event may have come first, with the statistics.

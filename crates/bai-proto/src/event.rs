@@ -114,3 +114,15 @@ pub struct AgentImage {
     /// Minimum and maximum amounts by slot, as the catalogue stores them (`resource/<slot>/min`).
     pub resource_min: BTreeMap<String, String>,
 }
+
+impl From<&AgentImage> for ImageConfig {
+    /// For a kernel on that host; there is nothing to fetch.
+    fn from(image: &AgentImage) -> Self {
+        Self {
+            canonical: image.canonical.clone(),
+            digest: image.digest.clone(),
+            labels: image.labels.clone(),
+            ..Self::default()
+        }
+    }
+}

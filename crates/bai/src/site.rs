@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::cmd;
 use crate::config::{self, Address, Db, Environment, Etcd, HostPort, Loaded, ManagerConfig};
 use crate::daemon::account::prepare_folder;
+use crate::daemon::lock::lock;
 use crate::system::SystemClock;
 
 /// Namespace of the embedded configuration store's keys.
@@ -211,7 +212,7 @@ impl Site {
                 data_dir.display()
             );
         }
-        cmd::up::lock(data_dir, RUNNING).map(Some)
+        lock(data_dir, RUNNING).map(Some)
     }
 }
 

@@ -9,13 +9,13 @@ use bai_backplane::config::Config;
 use bai_backplane::{broker, kv};
 use bai_model::{AgentId, KernelId, ResourceSlot, RunId};
 use bai_proto::agent::{
-    AgentRpc, BatchOptions, ConsoleItem, ExecuteMode, ExecuteRequest, ImageConfig, KernelConfig, RunStatus,
+    AgentRpc, BatchOptions, ConsoleItem, ExecuteMode, ExecuteRequest, KernelConfig, RunStatus,
 };
 use bai_proto::event::{AgentEvent, AgentInfo, EventReceiver, Received, ReceiverOptions};
 use bai_proto::msgpack;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
 use bai_proto::zmtp::Tls;
-use bai_testkit::services::{Certificates, Docker, Etcd, Missing, Redis, rootfs};
+use bai_testkit::services::{Certificates, Docker, Etcd, Missing, Redis};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -114,12 +114,7 @@ fn shell(info: &AgentInfo, more: &[(&str, i64)]) -> KernelConfig {
         .into_iter()
         .chain(more.iter().copied());
     KernelConfig {
-        image: ImageConfig {
-            canonical: image.canonical.clone(),
-            digest: image.digest.clone(),
-            labels: image.labels.clone(),
-            ..ImageConfig::default()
-        },
+        image: image.into(),
         resource_slots: slots
             .map(|(slot, amount)| (slot, amount.into()))
             .collect::<ResourceSlot>(),
@@ -344,16 +339,7 @@ async fn sessions_are_containers_where_there_is_docker() {
         Ok(engine) => engine,
         Err(missing) => return println!("SKIPPED: the agent daemon with Docker, because {missing}"),
     };
-    let root = tempfile::tempdir().unwrap();
-    rootfs::shell(root.path()).unwrap();
-    let labels = [
-        "LABEL ai.backend.kernelspec=1",
-        "LABEL ai.backend.runtime-type=shell",
-        "LABEL ai.backend.runtime-path=/bin/sh",
-    ];
-    engine
-        .import(root.path(), "shell:1", &labels.map(str::to_owned))
-        .unwrap();
+    engine.import_shell("shell:1").unwrap();
 
     let mut place = Place::with_runtime(
         &bed.etcd.address(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bai_model::{AgentStatus, KernelStatus};
-use bai_testkit::services::{Docker, Missing, rootfs};
+use bai_testkit::services::{Docker, Missing};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -15,16 +15,7 @@ const IMAGE: &str = "index.docker.io/library/shell:1";
 /// A site with one agent, which has one image.
 async fn start() -> Result<(Fleet, Member, Arc<Docker>), Missing> {
     let engine = Arc::new(Docker::start()?);
-    let root = tempfile::tempdir().unwrap();
-    rootfs::shell(root.path()).unwrap();
-    let labels = [
-        "LABEL ai.backend.kernelspec=1",
-        "LABEL ai.backend.runtime-type=shell",
-        "LABEL ai.backend.runtime-path=/bin/sh",
-    ];
-    engine
-        .import(root.path(), "shell:1", &labels.map(str::to_owned))
-        .unwrap();
+    engine.import_shell("shell:1").unwrap();
     let fleet = Fleet::start("127.0.0.1").await?;
     let mut member = fleet.member("i-docker", "127.0.0.1", "runtime = 'docker'\nnetwork = 'none'");
     member.place.engine = Some(engine.host());

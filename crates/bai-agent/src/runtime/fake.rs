@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bai_model::KernelId;
-use bai_proto::agent::{ImageConfig, KernelConfig};
+use bai_proto::agent::KernelConfig;
 use bai_proto::descriptor::Descriptor;
 use bai_proto::event::AgentImage;
 use bai_proto::sandbox::Refusal;
@@ -94,15 +94,9 @@ impl FakeRuntime {
 
     /// The configuration of a kernel with one core and 64 MiB.
     pub fn config() -> KernelConfig {
-        let image = Self::image();
         let slots = [("cpu", 1), ("mem", 64 << 20)];
         KernelConfig {
-            image: ImageConfig {
-                canonical: image.canonical,
-                digest: image.digest,
-                labels: image.labels,
-                ..ImageConfig::default()
-            },
+            image: (&Self::image()).into(),
             resource_slots: slots
                 .into_iter()
                 .map(|(slot, amount)| (slot, i64::from(amount).into()))

@@ -9,14 +9,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::kernel::MAX_CONNECTIONS;
 
-#[tokio::test]
-async fn a_port_that_something_else_has_is_exchanged_for_another() {
-    let bed = Bed::new().await;
+/// A kernel with a service.
+fn with_service() -> KernelConfig {
     let mut config = FakeRuntime::config();
     config
         .image
         .labels
         .insert("ai.backend.service-ports".to_owned(), "web:http:8000".to_owned());
+    config
+}
+
+#[tokio::test]
+async fn a_port_that_something_else_has_is_exchanged_for_another() {
+    let bed = Bed::new().await;
+    let config = with_service();
     // The second of the terminal's, and the service's.
     let taken: Vec<TcpListener> = [30003, 30004]
         .into_iter()
@@ -141,11 +147,7 @@ async fn a_kernel_has_so_many_connections_at_most() {
 #[tokio::test]
 async fn services_that_a_kernel_does_not_have_are_not_started() {
     let bed = Bed::new().await;
-    let mut config = FakeRuntime::config();
-    config
-        .image
-        .labels
-        .insert("ai.backend.service-ports".to_owned(), "web:http:8000".to_owned());
+    let config = with_service();
     bed.agent.create_kernel(id(1), config).await.expect("a kernel");
     let start =
         async |kernel, name: &str| soon(bed.agent.start_service(kernel, name.to_owned(), Value::Null)).await;

@@ -1,13 +1,33 @@
 //! What every runtime must do for a kernel whose image has a shell.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bai_agent::runtime::{KernelSpec, RunnerStream, Runtime};
+use bai_model::KernelId;
 use bai_proto::runner::{Frame, Record, Request};
 use tokio::io::AsyncWriteExt;
 
 /// For what takes milliseconds on a machine that does nothing else.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A kernel with a shell, one core and 256 MiB, whose folders are below `dir`.
+pub fn spec(dir: &Path, index: u32) -> KernelSpec {
+    // Longer than a socket's address may be.
+    let scratch = dir.join("deep/".repeat(20)).join("kernel");
+    for name in ["work", "config", "run"] {
+        std::fs::create_dir_all(scratch.join(name)).expect("directories");
+    }
+    let id = format!("{:08x}-0000-4000-8000-{index:012x}", std::process::id());
+    KernelSpec {
+        cpu_set: vec![0],
+        memory: 256 << 20,
+        runtime_type: "shell".to_owned(),
+        runtime_path: Some("/bin/sh".to_owned()),
+        index,
+        ..KernelSpec::unknown(KernelId(id.parse().expect("an id")), scratch)
+    }
+}
 
 /// Sends a request and gives what was printed until it was finished.
 pub async fn run(stream: &mut dyn RunnerStream, request: Request) -> (String, Option<i32>) {

@@ -91,28 +91,17 @@ pub struct Bench {
 impl Bench {
     pub async fn new(docker: &Docker, index: u32) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
-        // Longer than a socket's address may be.
-        let scratch = dir.path().join("deep/".repeat(20)).join("kernel");
-        for name in ["work", "config", "run"] {
-            std::fs::create_dir_all(scratch.join(name)).expect("directories");
-        }
+        let spec = KernelSpec {
+            image: IMAGE.to_owned(),
+            ..conform::spec(dir.path(), index)
+        };
         let run = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::set_permissions(scratch.join("run"), run).expect("set");
-        let id = format!("{:08x}-0000-4000-8000-{index:012x}", std::process::id());
+        std::fs::set_permissions(spec.scratch.join("run"), run).expect("set");
         let options = Options {
             network: Some("none".to_owned()),
             ..Options::new(runner()?, dir.path().display().to_string())
         };
         let engine = Engine::connect(Some(&docker.host())).await.expect("it answers");
-        let spec = KernelSpec {
-            image: IMAGE.to_owned(),
-            cpu_set: vec![0],
-            memory: 256 << 20,
-            runtime_type: "shell".to_owned(),
-            runtime_path: Some("/bin/sh".to_owned()),
-            index,
-            ..KernelSpec::unknown(KernelId(id.parse().expect("an id")), scratch)
-        };
         Some(Self {
             engine,
             options,

@@ -37,20 +37,7 @@ struct Bench {
 impl Bench {
     fn new(index: u32, options: Options) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a directory");
-        // Longer than a socket's address may be.
-        let scratch = dir.path().join("deep/".repeat(20)).join("kernel");
-        for name in ["work", "config", "run"] {
-            std::fs::create_dir_all(scratch.join(name)).expect("directories");
-        }
-        let id = format!("{:08x}-0000-4000-8000-{index:012x}", std::process::id());
-        let spec = KernelSpec {
-            cpu_set: vec![0],
-            memory: 256 << 20,
-            runtime_type: "shell".to_owned(),
-            runtime_path: Some("/bin/sh".to_owned()),
-            index,
-            ..KernelSpec::unknown(KernelId(id.parse().expect("an id")), scratch)
-        };
+        let spec = conform::spec(dir.path(), index);
         Some(Self {
             runtime: ProcessRuntime::new(runner()?, options),
             spec,

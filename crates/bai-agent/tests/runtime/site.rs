@@ -12,8 +12,8 @@ use bai_model::random::Random;
 use bai_model::time::Clock;
 use bai_model::{AgentId, KernelId, RunId};
 use bai_proto::agent::{
-    AgentRpc, BatchOptions, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, ImageConfig,
-    KernelConfig, KernelCreated,
+    AgentRpc, BatchOptions, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, KernelConfig,
+    KernelCreated,
 };
 use bai_proto::event::{AgentEvent, AgentImage};
 use bai_proto::pty::Terminal;
@@ -197,12 +197,7 @@ pub fn printed(reply: &ExecuteReply) -> String {
 pub fn config(image: &AgentImage) -> KernelConfig {
     let slots = [("cpu", 1), ("mem", 256 << 20)];
     KernelConfig {
-        image: ImageConfig {
-            canonical: image.canonical.clone(),
-            digest: image.digest.clone(),
-            labels: image.labels.clone(),
-            ..ImageConfig::default()
-        },
+        image: image.into(),
         resource_slots: slots
             .into_iter()
             .map(|(slot, amount)| (slot, i64::from(amount).into()))

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bai_model::{AccessKey, AgentId, KernelId, KernelStatus};
 use bai_proto::agent::{ExecuteReply, ExecuteRequest};
+use bai_proto::zmtp::Endpoint;
 use bai_store::kernel::KernelRow;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -65,11 +66,8 @@ fn host_of(row: &KernelRow) -> String {
 
 /// The host in `tcp://10.0.0.5:6001`; an agent in this process is on this host.
 fn host_of_agent(address: &str) -> String {
-    let host = address
-        .strip_prefix("tcp://")
-        .and_then(|rest| rest.rsplit_once(':'))
-        .map(|(host, _)| host.trim_start_matches('[').trim_end_matches(']'));
-    host.unwrap_or("127.0.0.1").to_owned()
+    let endpoint: std::result::Result<Endpoint, _> = address.parse();
+    endpoint.map_or_else(|_| "127.0.0.1".to_owned(), |endpoint| endpoint.host)
 }
 
 /// All streams of this manager.

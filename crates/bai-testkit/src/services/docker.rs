@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Guardian, Missing, find_program, tail};
+use super::{Guardian, Missing, find_program, rootfs, tail};
 
 /// How often the engine is asked whether it is ready, and how many times in all.
 const POLL: Duration = Duration::from_millis(20);
@@ -127,6 +127,21 @@ impl Docker {
             String::from_utf8_lossy(&imported.stderr)
         );
         Ok(())
+    }
+
+    /// Makes an image with a shell, labelled for sessions of it.
+    ///
+    /// # Errors
+    /// When this host lacks a program of it, or the engine refuses it.
+    pub fn import_shell(&self, name: &str) -> Result<()> {
+        let root = TempDir::new()?;
+        rootfs::shell(root.path())?;
+        let labels = [
+            "LABEL ai.backend.kernelspec=1",
+            "LABEL ai.backend.runtime-type=shell",
+            "LABEL ai.backend.runtime-path=/bin/sh",
+        ];
+        self.import(root.path(), name, &labels.map(str::to_owned))
     }
 
     /// What the `docker` command prints with these arguments.

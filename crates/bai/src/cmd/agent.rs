@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::SignalKind;
-use tokio_util::sync::CancellationToken;
 
+use super::configuration::Look;
 use crate::config::agent::AgentConfig;
-use crate::config::{self, Environment, Loaded};
+use crate::config::{Environment, Loaded};
 use crate::daemon::account::prepare_folder;
 use crate::daemon::end::End;
+use crate::daemon::life::live;
 use crate::daemon::log;
 use crate::daemon::notify::Notifier;
 use crate::daemon::pid_file::PidFile;
 use crate::node::Node;
-use crate::output::{raw, say};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,12 +44,8 @@ pub struct FileArgs {
     /// ~/.config/backend.ai/agent.toml and /etc/backend.ai/agent.toml]
     #[arg(short = 'f', long, visible_alias = "config-path", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only say whether the configuration is valid
-    #[arg(long)]
-    check_config: bool,
-    /// Only print the configuration with its defaults, secrets masked
-    #[arg(long, conflicts_with = "check_config")]
-    dump_config: bool,
+    #[command(flatten)]
+    look: Look,
 }
 
 impl FileArgs {
@@ -58,19 +54,7 @@ impl FileArgs {
     /// # Errors
     /// When it is not valid.
     pub fn load(&self, environment: &Environment) -> Result<Option<Loaded<AgentConfig>>> {
-        let loaded: Loaded<AgentConfig> = config::load(self.config.as_deref(), environment)?;
-        if !self.check_config && !self.dump_config {
-            return Ok(Some(loaded));
-        }
-        for note in &loaded.notes {
-            say(&format!("bai: note: {note}"));
-        }
-        if self.dump_config {
-            raw(loaded.dump()?.as_bytes())?;
-        } else {
-            say(&format!("bai: {} is valid", loaded.path.display()));
-        }
-        Ok(None)
+        self.look.load(self.config.as_deref(), environment)
     }
 }
 
@@ -96,32 +80,14 @@ pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
         &environment,
         verbose,
     )?;
-    for note in &loaded.notes {
-        tracing::warn!("{}: {note}", loaded.path.display());
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("cannot start threads")?;
-    let ended = runtime.block_on(serve(&loaded, Arc::new(Notifier::new(&environment))));
-    // What still runs (the removal of a folder, say) must not hold the exit up.
-    runtime.shutdown_background();
-    if let Some(pid_file) = pid_file {
-        pid_file.remove();
-    }
-    match &ended {
-        Ok(_) => tracing::info!("the agent has stopped"),
-        Err(error) => tracing::error!("the agent cannot run: {error:#}"),
-    }
-    drop(log);
-    ended
+    let serving = serve(&loaded, Arc::new(Notifier::new(&environment)));
+    live("agent", &loaded, 0, pid_file, log, serving)
 }
 
 async fn serve(loaded: &Loaded<AgentConfig>, notifier: Arc<Notifier>) -> Result<ExitCode> {
     // Before anything can take long: a signal during the start must not be lost.
     let mut end = End::listen()?;
-    let alive = CancellationToken::new();
-    let _alive = alive.clone().drop_guard();
-    let watchdog = Arc::clone(&notifier);
-    tokio::spawn(async move { watchdog.keep_alive(alive).await });
+    let _alive = notifier.keep_alive();
 
     let node = tokio::select! {
         started = Node::start(loaded, |status| notifier.status(status)) => started?,

@@ -10,17 +10,18 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Environment, Loaded};
+use super::configuration::Look;
+use crate::config::{Environment, Loaded, ManagerConfig};
 use crate::credentials::save_endpoint;
 use crate::daemon::account::{Target, prepare_folder};
 use crate::daemon::end::End;
+use crate::daemon::life::live;
+use crate::daemon::lock::lock;
 use crate::daemon::notify::Notifier;
 use crate::daemon::pid_file::PidFile;
 use crate::daemon::tls::Certificate;
 use crate::daemon::{listen, log};
-use crate::output::{raw, say};
 use crate::wire::{Stack, StackOptions};
 
 const EXAMPLES: &str = "\
@@ -38,12 +39,8 @@ pub struct Args {
     /// ~/.config/backend.ai/manager.toml and /etc/backend.ai/manager.toml]
     #[arg(short = 'f', long, visible_alias = "config-path", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only say whether the configuration is valid
-    #[arg(long)]
-    check_config: bool,
-    /// Only print the configuration with its defaults, secrets masked
-    #[arg(long, conflicts_with = "check_config")]
-    dump_config: bool,
+    #[command(flatten)]
+    look: Look,
     /// Log as debug.enabled in the configuration does
     #[arg(long)]
     debug: bool,
@@ -55,18 +52,12 @@ pub struct Args {
 /// When the configuration is not valid or something will not start, with what to do about it.
 pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
     let environment = Environment::of_process();
-    let mut loaded: Loaded = config::load(args.config.as_deref(), &environment)?;
-    if args.check_config || args.dump_config {
-        for note in &loaded.notes {
-            say(&format!("bai: note: {note}"));
-        }
-        if args.dump_config {
-            raw(loaded.dump()?.as_bytes())?;
-        } else {
-            say(&format!("bai: {} is valid", loaded.path.display()));
-        }
+    let Some(mut loaded) = args
+        .look
+        .load::<ManagerConfig>(args.config.as_deref(), &environment)?
+    else {
         return Ok(ExitCode::SUCCESS);
-    }
+    };
     loaded.config.debug.enabled |= args.debug;
     let Prepared {
         pid_file,
@@ -79,27 +70,10 @@ pub fn run(args: &Args, verbose: u8) -> Result<ExitCode> {
         &environment,
         verbose,
     )?;
-    for note in &loaded.notes {
-        tracing::warn!("{}: {note}", loaded.path.display());
-    }
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if loaded.config.manager.num_proc > 0 {
-        runtime.worker_threads(loaded.config.manager.num_proc);
-    }
-    let runtime = runtime.enable_all().build().context("cannot start threads")?;
     let notifier = Arc::new(Notifier::new(&environment));
-    let ended = runtime.block_on(serve(&loaded, listener, certificate, notifier));
-    // What still runs (a hash, say) must not hold the exit up.
-    runtime.shutdown_background();
-    if let Some(pid_file) = pid_file {
-        pid_file.remove();
-    }
-    match &ended {
-        Ok(_) => tracing::info!("the manager has stopped"),
-        Err(error) => tracing::error!("the manager cannot run: {error:#}"),
-    }
-    drop(log);
-    ended
+    let serving = serve(&loaded, listener, certificate, notifier);
+    let threads = loaded.config.manager.num_proc;
+    live("manager", &loaded, threads, pid_file, log, serving)
 }
 
 /// What was made as root, if root started us.
@@ -156,16 +130,13 @@ async fn serve(
     // Before anything can take long: a signal during the start must not be lost.
     let mut end = End::listen()?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let alive = CancellationToken::new();
-    let _alive = alive.clone().drop_guard();
-    let watchdog = Arc::clone(&notifier);
-    tokio::spawn(async move { watchdog.keep_alive(alive).await });
+    let _alive = notifier.keep_alive();
 
     let data_dir = loaded.config.bai.data_dir.as_deref();
     // Two agents on one directory would take each other's sessions for their own.
     let hint = "another server uses this directory; stop it, or give each its own bai.data-dir";
     let _lock = match data_dir.filter(|_| loaded.config.bai.local_agent) {
-        Some(data_dir) => Some(super::up::lock(data_dir, hint)?),
+        Some(data_dir) => Some(lock(data_dir, hint)?),
         None => None,
     };
     let tls = certificate.as_ref().map(Certificate::server).transpose()?;

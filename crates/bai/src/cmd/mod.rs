@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub mod agent;
+mod configuration;
 pub mod dbshell;
 pub mod doctor;
 pub mod env;

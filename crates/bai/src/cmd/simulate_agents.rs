@@ -8,9 +8,9 @@ use bai_model::ResourceSlot;
 use bai_proto::zmtp::Endpoint;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::HostPort;
+use crate::daemon::end::End;
 use crate::output::line;
 use crate::simulation::Simulation;
 
@@ -68,18 +68,11 @@ pub struct Args {
 /// # Errors
 /// When the arguments make no sense or this process may not open enough files.
 pub async fn run(args: Args) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut end = End::listen()?;
     let count = usize::from(args.count);
     let simulation = simulation(&args)?;
     allow_files(OTHER_FILES + FILES_OF_AN_AGENT * u64::from(args.count))?;
     let agents = simulation.start(count).await?;
-    let ended = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    };
     let simulated = async {
         agents.connected().await;
         // Whether anybody reads it or not, the end is waited for.
@@ -87,7 +80,7 @@ pub async fn run(args: Args) -> Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = ended => {}
+        _ = end.received() => {}
         () = simulated => {}
     }
     agents.stop().await;

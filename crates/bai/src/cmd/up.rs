@@ -6,10 +6,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::data_dir;
 use crate::credentials::{Credentials, save_endpoint};
+use crate::daemon::end::End;
+use crate::daemon::lock::lock;
 use crate::output::say;
 use crate::sessions::RuntimeChoice;
 use crate::wire::{EmbeddedOptions, Stack, StackOptions};
@@ -54,8 +55,7 @@ pub async fn run(args: Args) -> Result<()> {
     let hint = "another server uses this directory; stop it or choose another one with --data-dir";
     let _lock = lock(&data_dir, hint)?;
     // Before anything can take long: a signal during the start must not be lost.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut end = End::listen()?;
     let options = StackOptions::embedded(EmbeddedOptions {
         data_dir: data_dir.clone(),
         listen: args.listen,
@@ -68,10 +68,7 @@ pub async fn run(args: Args) -> Result<()> {
     let stack = Stack::start(options).await?;
     save_endpoint(&data_dir, &stack.endpoint)?;
     greet(&stack, &data_dir);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    end.received().await;
     say("bai: stopping; sessions go on and are found again at the next start");
     stack.stop().await;
     Ok(())
@@ -93,18 +90,4 @@ fn greet(stack: &Stack, data_dir: &Path) {
     ));
     let sessions = stack.sessions.as_deref().unwrap_or("there are no sessions here");
     say(&format!("bai: {sessions}; Ctrl-C stops the server"));
-}
-
-/// Takes the data directory for this process; when another one has it, `hint` says what to do.
-pub(crate) fn lock(data_dir: &Path, hint: &'static str) -> Result<fs::File> {
-    let path = data_dir.join("lock");
-    let file = fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-    file.try_lock()
-        .with_context(|| format!("{}: {hint}", data_dir.display()))?;
-    Ok(file)
 }

@@ -29,7 +29,7 @@ use crate::daemon::end::End;
 use crate::daemon::notify::Notifier;
 use crate::daemon::tls::Certificate;
 use crate::daemon::{listen, log};
-use crate::site;
+use crate::node::open_config;
 use crate::system::SystemClock;
 
 const TOKEN_KEY: &str = "config/watcher/token";
@@ -124,10 +124,7 @@ async fn watch(config: &AgentConfig, notifier: &Notifier) -> Result<()> {
 /// The site's token, read once.
 async fn find_token(config: &AgentConfig) -> Result<String> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = config.bai.config_store.clone();
-    let store = store.unwrap_or_else(|| site::etcd(&config.etcd));
-    let patience = Duration::from_secs_f64(config.bai.start_timeout);
-    let site = site::open_config(&store, &config.etcd.namespace, patience, &clock).await?;
+    let site = open_config(config, &clock).await?;
     let token = site.get(TOKEN_KEY).await;
     let token = token.with_context(|| format!("cannot read {TOKEN_KEY} from the configuration store"))?;
     let token = token.filter(|token| !token.is_empty());

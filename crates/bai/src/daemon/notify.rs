@@ -3,9 +3,10 @@
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Environment;
 
@@ -54,8 +55,16 @@ impl Notifier {
         self.tell("STOPPING=1\nSTATUS=letting running requests end");
     }
 
-    /// Shows signs of life until `stopping`, if they are asked for. They come from the threads that serve requests.
-    pub async fn keep_alive(&self, stopping: CancellationToken) {
+    /// Shows signs of life until the guard is dropped, if they are asked for. They come from the threads that serve requests.
+    #[must_use]
+    pub fn keep_alive(self: &Arc<Self>) -> DropGuard {
+        let (stopping, notifier) = (CancellationToken::new(), Arc::clone(self));
+        let guard = stopping.clone().drop_guard();
+        tokio::spawn(async move { notifier.show_life(stopping).await });
+        guard
+    }
+
+    async fn show_life(&self, stopping: CancellationToken) {
         let Some(period) = self.watchdog.filter(|_| self.socket.is_some()) else {
             return;
         };
@@ -125,7 +134,7 @@ mod tests {
         let environment = environment.map(|(name, value)| (name.to_owned(), value));
         let notifier = Notifier::new(&environment.into_iter().collect());
         let stopping = CancellationToken::new();
-        let alive = notifier.keep_alive(stopping.clone());
+        let alive = notifier.show_life(stopping.clone());
         let watch = async {
             let read = tokio::task::spawn_blocking(move || {
                 let mut text = [0; 64];

@@ -32,10 +32,10 @@ use tokio_util::task::TaskTracker;
 
 use self::address::Address;
 use self::claim::{Claim, note_status};
-use crate::cmd::up::lock;
 use crate::config::Loaded;
 use crate::config::agent::{AgentConfig, TlsFiles};
 use crate::daemon::account::prepare_folder;
+use crate::daemon::lock::lock;
 use crate::sessions::{self, RuntimeChoice, Sessions};
 use crate::site;
 use crate::system::{SystemClock, SystemRandom};
@@ -88,7 +88,8 @@ impl Node {
         };
         let lock = take_folders(config)?;
         status("waiting for the configuration store");
-        let site = open_site(config, &id, &clock).await?;
+        let site = open_config(config, &clock).await?;
+        let site = site.for_agent(&config.agent.scaling_group, &id);
         let address = address::find(&config.agent.rpc_listen_addr, &site).await?;
         let claim = Claim::take(
             &site,
@@ -212,12 +213,15 @@ fn take_folders(config: &AgentConfig) -> Result<fs::File> {
     lock(data_dir, HELD)
 }
 
-async fn open_site(config: &AgentConfig, id: &str, clock: &Arc<dyn Clock>) -> Result<Config> {
+/// Opens the site's configuration, once it is there.
+///
+/// # Errors
+/// When it does not come in time, or makes no sense.
+pub(crate) async fn open_config(config: &AgentConfig, clock: &Arc<dyn Clock>) -> Result<Config> {
     let store = config.bai.config_store.clone();
     let store = store.unwrap_or_else(|| site::etcd(&config.etcd));
     let patience = Duration::from_secs_f64(config.bai.start_timeout);
-    let site = site::open_config(&store, &config.etcd.namespace, patience, clock).await?;
-    Ok(site.for_agent(&config.agent.scaling_group, id))
+    site::open_config(&store, &config.etcd.namespace, patience, clock).await
 }
 
 async fn open_sessions(config: &AgentConfig, address: &Address) -> Result<Sessions> {
