@@ -30,6 +30,8 @@ const BATCH: usize = 256;
 const BACKLOG: usize = 1024;
 /// Before a broker that failed is followed again.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
+/// How long the event of a session's end is waited for when the session is known to have ended.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What became of a session. Named as agents name their events (`agent-protocol.md` 3.2), where they have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -335,18 +337,21 @@ impl SessionEvents {
     }
 
     async fn next_live(&mut self) -> Option<std::result::Result<SessionEvent, TooSlow>> {
+        let ended = async {
+            match &self.session {
+                Some(session) => session.ended().await,
+                None => std::future::pending().await,
+            }
+            // The record is seen at once, and the event comes by way of the broker.
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::pin!(ended);
         loop {
-            let ended = async {
-                match &self.session {
-                    Some(session) => session.ended().await,
-                    None => std::future::pending().await,
-                }
-            };
             let heard = tokio::select! {
                 biased;
                 heard = self.live.recv() => heard,
                 // The event of its end got lost.
-                () = ended => return None,
+                () = &mut ended => return None,
             };
             match heard {
                 Ok(heard) if heard.0 > self.last => {
