@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bai_core::{Error, Manager};
 use bai_model::KernelStatus;
@@ -13,6 +14,8 @@ use crate::site::{Proxies, Site, attach, eventually, manager, op, session, wante
 /// Requests that are answered well between two faults.
 const STEP: usize = 12;
 const WORKERS: usize = 2;
+/// After a refusal.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// What a client knows of a session: whether it is there, if the last answer said so.
 type Known = Arc<Mutex<BTreeMap<String, Option<bool>>>>;
@@ -40,7 +43,11 @@ impl Load {
             note(&name, None);
             match self.create(&manager, &name).await {
                 Some(()) => note(&name, Some(true)),
-                None => continue,
+                None => {
+                    // As a client that is told to come again: without it six of them leave a small machine no time to recover.
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
             }
             // One session is kept until the next one is there.
             let Some(old) = kept.replace(name) else { continue };
