@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -127,8 +127,20 @@ impl Server {
     }
 
     /// Stops the process in its tracks: its connections stay, and nothing is answered.
+    ///
+    /// # Panics
+    /// When it does not stop.
     pub fn pause(&self) {
         self.signal("STOP").expect("pause the server");
+        // On a busy machine its threads go on for a moment.
+        let pid = self.pid().unwrap_or_default();
+        for _ in 0..PATIENCE {
+            if has_stopped(&pid) {
+                return;
+            }
+            sleep(POLL);
+        }
+        panic!("process {pid} does not stop");
     }
 
     /// Lets a paused process go on.
@@ -171,8 +183,22 @@ impl Server {
 
 /// Ended, but its parent has not asked how.
 fn is_zombie(pid: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+    is_in_state(Path::new("/proc").join(pid), 'Z')
+}
+
+/// Whether each of its threads has been stopped by a signal.
+fn has_stopped(pid: &str) -> bool {
+    let tasks = fs::read_dir(Path::new("/proc").join(pid).join("task"));
+    tasks.is_ok_and(|tasks| tasks.flatten().all(|task| is_in_state(task.path(), 'T')))
+}
+
+/// What the kernel says of a process or a thread.
+fn is_in_state(process: PathBuf, state: char) -> bool {
+    fs::read_to_string(process.join("stat")).is_ok_and(|stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with(state))
+    })
 }
 
 impl Drop for Server {
