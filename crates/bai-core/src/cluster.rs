@@ -10,7 +10,7 @@
 //!
 //! A manager whose database is its own is alone: it has no lease and claims nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ struct State {
     since: Instant,
     /// Kernels whose claims are to be given back when nothing goes on with them.
     held: HashSet<KernelId>,
+    /// Kernels that were claimed when they were recorded, until the work with them begins, and the token of the lease.
+    new: HashMap<KernelId, i64>,
 }
 
 impl Cluster {
@@ -92,6 +94,7 @@ impl Cluster {
                 renewed: Instant::now(),
                 since: Instant::now(),
                 held: HashSet::new(),
+                new: HashMap::new(),
             }),
         }))
     }
@@ -118,6 +121,18 @@ impl Member {
         } else {
             DateTime::UNIX_EPOCH
         }
+    }
+
+    /// Whether a kernel was claimed with its record, and nobody can have taken it since. Says so once.
+    fn takes_up(&self, kernel: KernelId) -> bool {
+        let mut state = self.state();
+        let token = state.new.remove(&kernel);
+        let lives = state.renewed.elapsed() < LEASE_TTL;
+        let is_ours = lives && token.is_some() && token == state.lease.as_ref().map(|lease| lease.token);
+        if is_ours {
+            state.held.insert(kernel);
+        }
+        is_ours
     }
 
     fn has_renewed(&self, lease: Lease, at: Instant) {
@@ -235,6 +250,11 @@ impl Manager {
         let Some(member) = &self.cluster.0 else {
             return Ok(true);
         };
+        if let Duty::Kernel(kernel) = duty
+            && member.takes_up(*kernel)
+        {
+            return Ok(true);
+        }
         if !self.has_claimed(duty).await? {
             let mut tx = self.store.begin().await?;
             if !self.claim_in(&mut tx, duty).await? {
@@ -247,6 +267,19 @@ impl Manager {
             member.state().held.insert(*kernel);
         }
         Ok(true)
+    }
+
+    /// Commits a unit of work that records kernels, which are claimed with it.
+    pub(crate) async fn claim_and_commit(&self, mut tx: Tx, kernels: Vec<KernelId>) -> bai_store::Result<()> {
+        let member = self.cluster.0.as_ref();
+        let Some((member, lease)) = member.and_then(|member| Some((member, member.lease()?))) else {
+            return tx.commit().await;
+        };
+        tx.claim_new(&names(&kernels), &lease).await?;
+        tx.commit().await?;
+        let new = kernels.into_iter().map(|kernel| (kernel, lease.token));
+        member.state().new.extend(new);
+        Ok(())
     }
 
     /// Whether this manager was the last to claim the work.
@@ -283,6 +316,34 @@ impl Manager {
         tx.commit().await?;
         if let (Some(member), Duty::Kernel(kernel)) = (&self.cluster.0, duty) {
             member.state().held.remove(kernel);
+        }
+        Ok(())
+    }
+
+    /// As [`Manager::fence`], for the work with several kernels.
+    pub(crate) async fn fence_kernels(&self, tx: &mut Tx, kernels: &[KernelId]) -> Result<()> {
+        let Some(member) = &self.cluster.0 else {
+            return Ok(());
+        };
+        let names = names(kernels);
+        match (member.lease(), names.first()) {
+            (Some(lease), _) => Ok(tx.fence_claims(&names, &lease).await?),
+            (None, Some(name)) => Err(bai_store::Error::Fenced { name: name.clone() }.into()),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// As [`Manager::commit_and_give_back`], for the work with several kernels.
+    pub(crate) async fn commit_and_give_back_kernels(&self, mut tx: Tx, kernels: &[KernelId]) -> Result<()> {
+        if let Some(lease) = self.cluster.0.as_ref().and_then(Member::lease) {
+            tx.release_claims(&names(kernels), &lease).await?;
+        }
+        tx.commit().await?;
+        if let Some(member) = &self.cluster.0 {
+            let mut state = member.state();
+            for kernel in kernels {
+                state.held.remove(kernel);
+            }
         }
         Ok(())
     }
@@ -376,4 +437,12 @@ impl Manager {
             }
         }
     }
+}
+
+/// What the work with these kernels is called.
+fn names(kernels: &[KernelId]) -> Vec<String> {
+    kernels
+        .iter()
+        .map(|kernel| Duty::Kernel(*kernel).to_string())
+        .collect()
 }

@@ -160,6 +160,7 @@ impl Manager {
     fn forget_configuration(&self) {
         self.forget_status();
         self.slot_types.forget();
+        self.catalogue.forget();
     }
 }
 

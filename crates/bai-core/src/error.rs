@@ -83,6 +83,14 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Whether it is a limit or a lack of room that was in the way.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::QuotaExceeded(_) | Self::InvalidParameters { .. } | Self::InstanceNotAvailable(_)
+        )
+    }
+
     /// [`Error::InvalidParameters`] with a sentence and no data.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::InvalidParameters {

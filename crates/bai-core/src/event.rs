@@ -321,6 +321,7 @@ impl Manager {
         if !new.is_empty() {
             self.config.put_all(&new).await?;
             self.slot_types.forget();
+            self.catalogue.forget();
         }
         Ok(())
     }

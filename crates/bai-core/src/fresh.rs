@@ -2,6 +2,8 @@
 //!
 //! Invariant: what was read before a change was told is not kept after it.
 
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{PoisonError, RwLock};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,13 +11,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// How long it is believed, also where nobody can tell of changes.
 const TTL: TimeDelta = TimeDelta::seconds(2);
 
+/// So many things of a kind are known at most.
+const MOST: usize = 4096;
+
+/// One thing, or several of a kind by their keys.
 #[derive(Debug)]
-pub(crate) struct Fresh<T>(RwLock<Cached<T>>);
+pub(crate) struct Fresh<T, K = ()>(RwLock<Cached<T, K>>);
 
 #[derive(Debug)]
-struct Cached<T> {
-    /// When it was read, and what it was.
-    known: Option<(DateTime<Utc>, T)>,
+struct Cached<T, K> {
+    /// When each was read, and what it was.
+    known: HashMap<K, (DateTime<Utc>, T)>,
     changes: u64,
 }
 
@@ -26,10 +32,10 @@ pub(crate) struct Reading {
     changes: u64,
 }
 
-impl<T> Default for Fresh<T> {
+impl<T, K> Default for Fresh<T, K> {
     fn default() -> Self {
         Self(RwLock::new(Cached {
-            known: None,
+            known: HashMap::new(),
             changes: 0,
         }))
     }
@@ -38,8 +44,19 @@ impl<T> Default for Fresh<T> {
 impl<T: Clone> Fresh<T> {
     /// What is known, or what to give to [`Fresh::put`] with what is read now.
     pub fn get(&self, now: DateTime<Utc>) -> Result<T, Reading> {
+        self.get_of(&(), now)
+    }
+
+    pub fn put(&self, reading: Reading, value: T) {
+        self.put_of((), reading, value);
+    }
+}
+
+impl<T: Clone, K: Eq + Hash> Fresh<T, K> {
+    /// What is known of `key`, or what to give to [`Fresh::put_of`] with what is read now.
+    pub fn get_of(&self, key: &K, now: DateTime<Utc>) -> Result<T, Reading> {
         let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        match &cached.known {
+        match cached.known.get(key) {
             Some((read_at, known)) if now.signed_duration_since(*read_at) < TTL => Ok(known.clone()),
             _ => Err(Reading {
                 at: now,
@@ -48,17 +65,21 @@ impl<T: Clone> Fresh<T> {
         }
     }
 
-    pub fn put(&self, reading: Reading, value: T) {
+    pub fn put_of(&self, key: K, reading: Reading, value: T) {
         let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if cached.changes == reading.changes {
-            cached.known = Some((reading.at, value));
+        if cached.changes != reading.changes {
+            return;
         }
+        if cached.known.len() >= MOST {
+            cached.known.clear();
+        }
+        cached.known.insert(key, (reading.at, value));
     }
 
-    /// It has changed, or may have.
+    /// Something has changed, or may have.
     pub fn forget(&self) {
         let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        cached.known = None;
+        cached.known.clear();
         cached.changes += 1;
     }
 }

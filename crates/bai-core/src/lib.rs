@@ -30,6 +30,7 @@ mod reconcile;
 pub mod resource;
 pub mod session;
 pub mod stream;
+mod together;
 
 pub use auth::Credential;
 pub use bai_proto::agent::AgentError;

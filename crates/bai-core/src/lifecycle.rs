@@ -7,7 +7,7 @@
 //! Invariants: to announce never waits and never fails; an event may be missing (a manager that was killed after the
 //! record, a broker that forgot), so that nothing is decided by events alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,11 +153,7 @@ impl Manager {
             }
             let published: Result<()> = async {
                 let kernels: Vec<KernelId> = batch.iter().map(|announcement| announcement.kernel).collect();
-                let rows = self.store.reader().kernels(&kernels).await?;
-                let names: HashMap<_, _> = rows
-                    .into_iter()
-                    .filter_map(|row| Some((row.id, (row.sess_id?, row.access_key?))))
-                    .collect();
+                let names = self.store.reader().session_names(&kernels).await?;
                 for announcement in batch.drain(..) {
                     let Some((session, owner)) = names.get(&announcement.kernel) else {
                         continue;

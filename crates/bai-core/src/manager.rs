@@ -31,9 +31,10 @@ use crate::image::Catalogue;
 use crate::lifecycle::EventHub;
 use crate::manager_status::ManagerStatus;
 use crate::rate::RateCounter;
-use crate::reconcile::InFlight;
-use crate::session::Waiting;
+use crate::reconcile::{InFlight, Start};
+use crate::session::{Plan, Project, ProjectKey};
 use crate::stream::Streams;
+use crate::together::Waiting;
 use crate::{Error, Result, auth};
 
 /// How often written-behind counters reach the database.
@@ -83,7 +84,9 @@ pub struct Manager {
     /// How often all sessions had been told to end when it was last seen that sessions may begin.
     pub(crate) admission: Fresh<i64>,
     pub(crate) slot_types: Fresh<SlotTypes>,
-    pub(crate) waiting: Waiting,
+    pub(crate) projects: Fresh<Arc<Project>, ProjectKey>,
+    pub(crate) recordings: Waiting<Arc<Plan>>,
+    pub(crate) starts: Waiting<Start>,
     pub(crate) password_checks: Semaphore,
     pub(crate) rates: RateCounter,
     pub(crate) cluster: Cluster,
@@ -133,7 +136,9 @@ impl Manager {
             status: Fresh::default(),
             admission: Fresh::default(),
             slot_types: Fresh::default(),
-            waiting: Waiting::default(),
+            projects: Fresh::default(),
+            recordings: Waiting::default(),
+            starts: Waiting::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             endings: Endings::default(),
@@ -298,8 +303,10 @@ impl Manager {
                     Ok(mut events) => {
                         // What changed before the watch began is not told.
                         self.slot_types.forget();
+                        self.catalogue.forget();
                         while let Some(event) = events.next().await {
                             self.slot_types.forget();
+                            self.catalogue.forget();
                             if matches!(event, WatchEvent::Resync { .. }) {
                                 self.forgotten.notify_one();
                             }

@@ -204,7 +204,7 @@ impl Manager {
                 return Ok(());
             }
             match self.carry_out(kernel.id).await {
-                Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
+                Outcome::Started(_) | Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
                 Outcome::AgentFailed(error) => Err(Error::KernelDestructionFailed(error)),
                 Outcome::Away(text) => Err(Error::ServiceUnavailable(text)),
                 Outcome::Overtaken(text) => Err(Error::Internal(text)),

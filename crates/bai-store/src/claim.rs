@@ -5,10 +5,13 @@
 //!
 //! Not here: which work there is, and when somebody may take it from others (`bai-core`).
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 
-use crate::driver::{Row, params};
+use crate::driver::{Param, Row, params};
 use crate::lease::Lease;
+use crate::store::places;
 use crate::{Error, Reader, Result, Tx};
 
 /// A lease under which work is claimed, whether it lives or not.
@@ -57,29 +60,76 @@ impl Tx {
         Ok(self.execute(sql, params).await? > 0)
     }
 
+    /// Claims pieces of work that nobody else can know of yet, under a lease.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when one is claimed.
+    pub async fn claim_new(&mut self, names: &[String], lease: &Lease) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let params = names
+            .iter()
+            .flat_map(|name| [name.into(), (&lease.name).into(), lease.token.into()])
+            .collect();
+        let rows = places(names.len(), 3);
+        self.execute(
+            format!("INSERT INTO bai_claim (name, lease, token) VALUES {rows}"),
+            params,
+        )
+        .await?;
+        Ok(())
+    }
+
     /// Makes this unit of work one that can be committed only while the work is claimed under the lease. To come before
     /// anything else in it that locks.
     ///
     /// # Errors
     /// [`Error::Fenced`] when somebody else has claimed it, or the claim was given back.
     pub async fn fence_claim(&mut self, name: &str, lease: &Lease) -> Result<()> {
-        let for_share = self.for_share();
-        let sql = "SELECT token FROM bai_claim WHERE name = $1 AND lease = $2 AND token = $3".to_owned()
-            + for_share;
-        let params = params![name, &lease.name, lease.token];
-        let token = self.first(sql, params, |row| row.get::<i64>("token")).await?;
-        match token {
-            Some(_) => Ok(()),
-            None => Err(Error::Fenced {
-                name: name.to_owned(),
-            }),
+        self.fence_claims(&[name.to_owned()], lease).await
+    }
+
+    /// The same of several pieces of work, of which one that is not claimed is enough.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] with the first of them.
+    pub async fn fence_claims(&mut self, names: &[String], lease: &Lease) -> Result<()> {
+        let (condition, params) = of_lease(names, lease);
+        let sql = format!(
+            "SELECT name FROM bai_claim WHERE {condition} ORDER BY name{}",
+            self.for_share()
+        );
+        let held: HashSet<String> = self
+            .list(sql, params, |row| row.get("name"))
+            .await?
+            .into_iter()
+            .collect();
+        match names.iter().find(|name| !held.contains(*name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::Fenced { name: name.clone() }),
         }
     }
 
     /// Gives a claim back. One that has gone already is left alone.
     pub async fn release_claim(&mut self, name: &str, lease: &Lease) -> Result<()> {
-        let sql = "DELETE FROM bai_claim WHERE name = $1 AND lease = $2 AND token = $3";
-        self.execute(sql, params![name, &lease.name, lease.token]).await?;
+        self.release_claims(&[name.to_owned()], lease).await
+    }
+
+    /// Gives claims back. Those that have gone already are left alone.
+    pub async fn release_claims(&mut self, names: &[String], lease: &Lease) -> Result<()> {
+        let (condition, params) = of_lease(names, lease);
+        self.execute(format!("DELETE FROM bai_claim WHERE {condition}"), params)
+            .await?;
         Ok(())
     }
+}
+
+/// The condition of these claims under a lease. At least one must be named.
+fn of_lease(names: &[String], lease: &Lease) -> (String, Vec<Param>) {
+    let mut params = params![&lease.name, lease.token];
+    params.extend(names.iter().map(Param::from));
+    let places: Vec<String> = (3..3 + names.len()).map(|place| format!("${place}")).collect();
+    let condition = format!("lease = $1 AND token = $2 AND name IN ({})", places.join(", "));
+    (condition, params)
 }

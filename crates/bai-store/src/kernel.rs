@@ -6,15 +6,19 @@
 //!
 //! Not here: which transitions make sense (`bai_model::KernelStatus::may_become`), sums (`occupancy`).
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
 use bai_model::{AccessKey, AgentId, GroupId, KernelId, KernelStatus, ResourceSlot, UserId};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::driver::{Param, Row, params};
 use crate::store::places;
-use crate::{Reader, Result, Tx};
+use crate::{ConflictKind, Error, Reader, Result, Tx, catalog};
 
-/// How many sessions one statement reads ([`Reader::kernels`]) or counts ([`Tx::record_session_usage`]).
+/// The index that lets one live session have a name.
+const UNIQUE_NAME: &str = "ix_kernels_unique_sess_token";
+/// How many kernels or agents one statement names at most.
 const BATCH: usize = 100;
 
 /// A kernel with every column.
@@ -109,6 +113,22 @@ pub struct NewKernel {
     pub environ: Vec<String>,
     /// When it was asked for.
     pub created_at: DateTime<Utc>,
+}
+
+/// Why kernels cannot be added as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// Kernels whose names are held by others (DM-19).
+    pub taken: Vec<KernelId>,
+    /// Their agents that are not alive. The others do not go before the unit of work ends.
+    pub gone: Vec<AgentId>,
+}
+
+impl Obstacles {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.taken.is_empty() && self.gone.is_empty()
+    }
 }
 
 /// What is known of a kernel once it runs.
@@ -228,6 +248,25 @@ impl Reader {
         Ok(rows)
     }
 
+    /// The names of the sessions of these kernels, and whose they are. Rows without either are missing.
+    pub async fn session_names(
+        &self,
+        kernels: &[KernelId],
+    ) -> Result<HashMap<KernelId, (String, AccessKey)>> {
+        let mut names = HashMap::with_capacity(kernels.len());
+        for batch in kernels.chunks(BATCH) {
+            let sql = format!(
+                "SELECT id, sess_id, access_key FROM kernels WHERE id IN {} AND sess_id IS NOT NULL \
+                 AND access_key IS NOT NULL",
+                places(1, batch.len())
+            );
+            let params = batch.iter().map(|kernel| (*kernel).into()).collect();
+            let read = |row: &Row| Ok((row.get("id")?, (row.get("sess_id")?, row.get("access_key")?)));
+            names.extend(self.list(sql, params, read).await?);
+        }
+        Ok(names)
+    }
+
     /// The kernels in one of these states, oldest first.
     pub async fn kernels_with_status(&self, statuses: &[KernelStatus]) -> Result<Vec<KernelRow>> {
         let condition = format!(
@@ -256,43 +295,57 @@ impl Reader {
 }
 
 impl Tx {
-    /// Adds a kernel, `PREPARING`, and counts it at its keypair and its agent.
+    /// As [`Tx::insert_kernels`], of one, wherever its agent is.
     ///
     /// # Errors
-    /// [`crate::Error::Conflict`] on `ix_kernels_unique_sess_token` when the name is taken (DM-19), on `pk_kernels`, or
-    /// for a missing agent, domain, group, user or keypair; [`crate::Error::TooLong`].
+    /// The same, and [`Error::Conflict`] on `ix_kernels_unique_sess_token` when the name is taken (DM-19).
     pub async fn insert_kernel(&mut self, kernel: &NewKernel) -> Result<()> {
-        let empty = Value::Object(Default::default());
-        let values = vec![
-            ("id", kernel.id.into()),
-            ("sess_id", (&kernel.sess_id).into()),
-            ("role", "master".into()),
-            ("agent", (&kernel.agent).into()),
-            ("agent_addr", (&kernel.agent_addr).into()),
-            ("domain_name", (&kernel.domain_name).into()),
-            ("group_id", kernel.group_id.into()),
-            ("user_uuid", kernel.user_uuid.into()),
-            ("access_key", (&kernel.access_key).into()),
-            ("image", (&kernel.image).into()),
-            ("registry", (&kernel.registry).into()),
-            ("tag", kernel.tag.as_deref().into()),
-            ("occupied_slots", (&kernel.occupied_slots).into()),
-            ("occupied_shares", (&empty).into()),
-            ("environ", (&kernel.environ).into()),
-            ("repl_in_port", 0.into()),
-            ("repl_out_port", 0.into()),
-            ("stdin_port", 0.into()),
-            ("stdout_port", 0.into()),
-            ("created_at", kernel.created_at.into()),
-            ("status", KernelStatus::Preparing.into()),
-            ("num_queries", 0.into()),
-        ];
-        // The keypair's row first: that is the order of locks.
-        let sql =
-            "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + 1 WHERE access_key = $1";
-        self.execute(sql, params![&kernel.access_key]).await?;
-        self.insert("kernels", values, "").await?;
-        self.rewrite_occupied_slots(&kernel.agent).await
+        let obstacles = self.insert_kernels(std::slice::from_ref(kernel)).await?;
+        if obstacles.taken.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            kind: ConflictKind::Unique,
+            constraint: UNIQUE_NAME.to_owned(),
+        })
+    }
+
+    /// Adds kernels, `PREPARING`, and counts them at their keypairs and their agents. Says what is in their way, in which
+    /// case the unit of work is to be given up.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] on `pk_kernels`, or for a missing agent, domain, group, user or keypair; [`Error::TooLong`].
+    pub async fn insert_kernels(&mut self, kernels: &[NewKernel]) -> Result<Obstacles> {
+        let mut owners: BTreeMap<&AccessKey, i64> = BTreeMap::new();
+        for kernel in kernels {
+            *owners.entry(&kernel.access_key).or_default() += 1;
+        }
+        // The keypairs' rows first: that is the order of locks.
+        for (owner, count) in owners {
+            let sql = "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + $2 WHERE access_key = $1";
+            self.execute(sql, params![owner, count]).await?;
+        }
+        let mut taken: BTreeSet<KernelId> = kernels.iter().map(|kernel| kernel.id).collect();
+        for batch in kernels.chunks(BATCH) {
+            let rows = batch.iter().map(values_of).collect();
+            let unless_taken = "ON CONFLICT (access_key, sess_id) WHERE status <> 'TERMINATED' AND role = 'master' \
+                                DO NOTHING RETURNING id";
+            for row in self.insert_all("kernels", rows, unless_taken).await? {
+                taken.remove(&row.get("id")?);
+            }
+        }
+        if !taken.is_empty() {
+            return Ok(Obstacles {
+                taken: taken.into_iter().collect(),
+                gone: Vec::new(),
+            });
+        }
+        let agents: BTreeSet<&AgentId> = kernels.iter().map(|kernel| &kernel.agent).collect();
+        let agents: Vec<&AgentId> = agents.into_iter().collect();
+        Ok(Obstacles {
+            taken: Vec::new(),
+            gone: self.rewrite_occupied_slots(&agents).await?,
+        })
     }
 
     /// Moves a kernel from one of the states `from` to `to`, with what to say about it; `None` leaves what was said.
@@ -339,7 +392,7 @@ impl Tx {
             .await
     }
 
-    /// Records that a kernel runs, and where. False means that it was in none of the states `from` any more.
+    /// As [`Tx::kernels_started`], of one. False means that it was in none of the states `from` any more.
     ///
     /// # Errors
     /// [`crate::Error::TooLong`].
@@ -349,21 +402,67 @@ impl Tx {
         from: &[KernelStatus],
         ports: &KernelPorts,
     ) -> Result<bool> {
-        let values = vec![
-            ("status", KernelStatus::Running.into()),
-            ("container_id", (&ports.container_id).into()),
-            ("kernel_host", ports.kernel_host.as_deref().into()),
-            ("repl_in_port", ports.repl_in_port.into()),
-            ("repl_out_port", ports.repl_out_port.into()),
-            ("stdin_port", ports.stdin_port.into()),
-            ("stdout_port", ports.stdout_port.into()),
-            ("service_ports", (&ports.service_ports).into()),
-        ];
-        let condition = format!("id = $1 AND status IN ({})", literals(from));
-        Ok(self
-            .update("kernels", values, &condition, params![kernel])
-            .await?
-            > 0)
+        let started = self.kernels_started(&[(kernel, ports)], from).await?;
+        Ok(!started.is_empty())
+    }
+
+    /// Records that kernels run, and where each does; gives those that were in one of the states `from` until now.
+    ///
+    /// # Errors
+    /// [`crate::Error::TooLong`].
+    pub async fn kernels_started(
+        &mut self,
+        kernels: &[(KernelId, &KernelPorts)],
+        from: &[KernelStatus],
+    ) -> Result<Vec<KernelId>> {
+        let mut started = Vec::with_capacity(kernels.len());
+        for batch in kernels.chunks(BATCH) {
+            self.lock_kernels(batch.iter().map(|(kernel, _)| *kernel).collect())
+                .await?;
+            let mut params: Vec<Param> = Vec::new();
+            for (kernel, ports) in batch {
+                let values = vec![
+                    ("container_id", (&ports.container_id).into()),
+                    ("kernel_host", ports.kernel_host.as_deref().into()),
+                    ("repl_in_port", ports.repl_in_port.into()),
+                    ("repl_out_port", ports.repl_out_port.into()),
+                    ("stdin_port", ports.stdin_port.into()),
+                    ("stdout_port", ports.stdout_port.into()),
+                    ("service_ports", (&ports.service_ports).into()),
+                ];
+                catalog::check_lengths("kernels", &values)?;
+                params.push((*kernel).into());
+                params.extend(values.into_iter().map(|(_, value)| value));
+            }
+            let sql = format!(
+                "WITH started (kernel, container, host, repl_in, repl_out, pty_in, pty_out, services) AS (VALUES {}) \
+                 UPDATE kernels SET status = 'RUNNING', container_id = started.container, kernel_host = started.host, \
+                 repl_in_port = started.repl_in, repl_out_port = started.repl_out, stdin_port = started.pty_in, \
+                 stdout_port = started.pty_out, service_ports = started.services FROM started \
+                 WHERE kernels.id = started.kernel AND kernels.status IN ({}) RETURNING id",
+                places(batch.len(), 8),
+                literals(from)
+            );
+            for row in self.fetch(sql, params).await? {
+                started.push(row.get("id")?);
+            }
+        }
+        Ok(started)
+    }
+
+    /// Locks kernels in the order of all who lock many.
+    async fn lock_kernels(&mut self, kernels: Vec<KernelId>) -> Result<()> {
+        let for_update = self.for_update();
+        if for_update.is_empty() || kernels.len() < 2 {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT id FROM kernels WHERE id IN {} ORDER BY id{for_update}",
+            places(1, kernels.len())
+        );
+        let params = kernels.into_iter().map(Param::from).collect();
+        self.fetch(sql, params).await?;
+        Ok(())
     }
 
     /// Ends a kernel in whatever state and releases what it holds (`agent-protocol.md` 5.7). May be repeated: false
@@ -398,7 +497,7 @@ impl Tx {
             self.execute(sql, params![&access_key]).await?;
         }
         if let Some(agent) = agent {
-            self.rewrite_occupied_slots(&agent).await?;
+            self.rewrite_occupied_slots(&[&agent]).await?;
         }
         Ok(true)
     }
@@ -457,18 +556,55 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes at an agent what its live kernels occupy together.
-    /// The lock comes before the sum, so that the sum sees what the one who had it before has done.
-    async fn rewrite_occupied_slots(&mut self, agent: &AgentId) -> Result<()> {
-        self.lock_agent(agent).await?;
-        let occupied = self.occupied_by_agent(agent).await?;
-        self.update(
-            "agents",
-            vec![("occupied_slots", (&occupied).into())],
-            "id = $1",
-            params![agent],
-        )
-        .await?;
-        Ok(())
+    /// Writes at agents, in the order of their names, what the live kernels of each occupy together.
+    /// The locks come before the sums, so that these see what those who had them before have done.
+    /// Gives those that are not alive.
+    async fn rewrite_occupied_slots(&mut self, agents: &[&AgentId]) -> Result<Vec<AgentId>> {
+        let mut gone = Vec::new();
+        for batch in agents.chunks(BATCH) {
+            gone.extend(self.lock_agents(batch).await?);
+            let sums = self.occupied_by_agents(batch).await?;
+            let none = ResourceSlot::default();
+            let params: Vec<Param> = batch
+                .iter()
+                .flat_map(|agent| [(*agent).into(), sums.get(*agent).unwrap_or(&none).into()])
+                .collect();
+            let sql = format!(
+                "WITH sums (agent, slots) AS (VALUES {}) UPDATE agents SET occupied_slots = sums.slots FROM sums \
+                 WHERE agents.id = sums.agent",
+                places(batch.len(), 2)
+            );
+            self.execute(sql, params).await?;
+        }
+        Ok(gone)
     }
+}
+
+/// The columns of a kernel that is added.
+fn values_of(kernel: &NewKernel) -> Vec<(&'static str, Param)> {
+    let empty = Value::Object(Default::default());
+    vec![
+        ("id", kernel.id.into()),
+        ("sess_id", (&kernel.sess_id).into()),
+        ("role", "master".into()),
+        ("agent", (&kernel.agent).into()),
+        ("agent_addr", (&kernel.agent_addr).into()),
+        ("domain_name", (&kernel.domain_name).into()),
+        ("group_id", kernel.group_id.into()),
+        ("user_uuid", kernel.user_uuid.into()),
+        ("access_key", (&kernel.access_key).into()),
+        ("image", (&kernel.image).into()),
+        ("registry", (&kernel.registry).into()),
+        ("tag", kernel.tag.as_deref().into()),
+        ("occupied_slots", (&kernel.occupied_slots).into()),
+        ("occupied_shares", (&empty).into()),
+        ("environ", (&kernel.environ).into()),
+        ("repl_in_port", 0.into()),
+        ("repl_out_port", 0.into()),
+        ("stdin_port", 0.into()),
+        ("stdout_port", 0.into()),
+        ("created_at", kernel.created_at.into()),
+        ("status", KernelStatus::Preparing.into()),
+        ("num_queries", 0.into()),
+    ]
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use bai_model::{AccessKey, AgentId, GroupId, ResourceSlot};
 
-use crate::driver::{Param, Row, params};
+use crate::driver::{Param, Row, Sql, params};
+use crate::store::places;
 use crate::{Reader, Result};
 
 /// What `n` kernels with the same amounts occupy.
@@ -16,7 +17,48 @@ fn counted(row: &Row) -> Result<ResourceSlot> {
     Ok(slots.times(row.get("n")?))
 }
 
+fn add<K: Ord>(sums: &mut BTreeMap<K, ResourceSlot>, key: K, slots: &ResourceSlot) {
+    let sum = sums.entry(key).or_default();
+    *sum = sum.plus(slots);
+}
+
+/// What all live kernels occupy, by what counts against a limit. Who is missing has none.
+#[derive(Clone, Debug, Default)]
+pub struct Occupied {
+    /// By agent.
+    pub agents: BTreeMap<AgentId, ResourceSlot>,
+    /// By the owner's keypair.
+    pub keypairs: BTreeMap<AccessKey, ResourceSlot>,
+    /// By group.
+    pub groups: BTreeMap<GroupId, ResourceSlot>,
+    /// By domain.
+    pub domains: BTreeMap<String, ResourceSlot>,
+    /// How many sessions of a keypair are not terminated.
+    pub sessions: BTreeMap<AccessKey, i64>,
+}
+
 impl Reader {
+    /// Every sum at once: one statement where a decision needs several of them.
+    pub async fn occupied_by_all(&self) -> Result<Occupied> {
+        let sql = "SELECT agent, access_key, group_id, domain_name, occupied_slots, count(*) AS n, \
+                   count(CASE WHEN role = 'master' THEN 1 END) AS sessions FROM kernels WHERE status <> 'TERMINATED' \
+                   GROUP BY agent, access_key, group_id, domain_name, occupied_slots";
+        let mut all = Occupied::default();
+        for row in self.fetch(sql, params![]).await? {
+            let slots = counted(&row)?;
+            if let Some(access_key) = row.opt::<AccessKey>("access_key")? {
+                *all.sessions.entry(access_key.clone()).or_default() += row.get::<i64>("sessions")?;
+                add(&mut all.keypairs, access_key, &slots);
+            }
+            if let Some(agent) = row.opt("agent")? {
+                add(&mut all.agents, agent, &slots);
+            }
+            add(&mut all.groups, row.get("group_id")?, &slots);
+            add(&mut all.domains, row.get("domain_name")?, &slots);
+        }
+        Ok(all)
+    }
+
     async fn occupied(&self, sql: &'static str, params: Vec<Param>) -> Result<ResourceSlot> {
         let slots = self.list(sql, params, counted).await?;
         Ok(slots
@@ -56,11 +98,31 @@ impl Reader {
     pub async fn occupied_by_all_agents(&self) -> Result<BTreeMap<AgentId, ResourceSlot>> {
         let sql = "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent > '' AND status <> 'TERMINATED' \
                    GROUP BY agent, occupied_slots";
+        self.occupied_by_each(sql.into(), params![]).await
+    }
+
+    /// The same of these agents.
+    pub(crate) async fn occupied_by_agents(
+        &self,
+        agents: &[&AgentId],
+    ) -> Result<BTreeMap<AgentId, ResourceSlot>> {
+        let sql = format!(
+            "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent IN {} AND status <> 'TERMINATED' \
+             GROUP BY agent, occupied_slots",
+            places(1, agents.len())
+        );
+        let params = agents.iter().map(|agent| Param::from(*agent)).collect();
+        self.occupied_by_each(sql.into(), params).await
+    }
+
+    async fn occupied_by_each(
+        &self,
+        sql: Sql,
+        params: Vec<Param>,
+    ) -> Result<BTreeMap<AgentId, ResourceSlot>> {
         let mut sums: BTreeMap<AgentId, ResourceSlot> = BTreeMap::new();
-        for row in self.fetch(sql, params![]).await? {
-            let slots = counted(&row)?;
-            let sum = sums.entry(row.get("agent")?).or_default();
-            *sum = sum.plus(&slots);
+        for row in self.fetch(sql, params).await? {
+            add(&mut sums, row.get("agent")?, &counted(&row)?);
         }
         Ok(sums)
     }

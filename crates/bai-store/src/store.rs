@@ -87,6 +87,17 @@ impl Store {
         Ok(Self { database })
     }
 
+    /// Begins a unit of work whose loss, should the database's machine crash, is made up for: on PostgreSQL its commit does
+    /// not wait for the disk, and those that come after it are not durable without it.
+    pub async fn begin_repeatable(&self) -> Result<Tx> {
+        let mut tx = self.begin().await?;
+        if self.is_shared() {
+            tx.execute("SET LOCAL synchronous_commit = off", Vec::new())
+                .await?;
+        }
+        Ok(tx)
+    }
+
     /// Begins a unit of work: on SQLite when no other one is writing, on PostgreSQL beside others, which then see what it
     /// locks ([`Tx::lock_placement`]).
     ///
@@ -249,16 +260,25 @@ impl Tx {
         values: Vec<(&'static str, Param)>,
         rest: &str,
     ) -> Result<bool> {
-        catalog::check_lengths(table, &values)?;
-        let columns: Vec<String> = values.iter().map(|(column, _)| format!("\"{column}\"")).collect();
-        let places: Vec<String> = (1..=values.len()).map(|place| format!("${place}")).collect();
-        let sql = format!(
-            "INSERT INTO \"{table}\" ({}) VALUES ({}) {rest}",
-            columns.join(", "),
-            places.join(", "),
-        );
-        let params = values.into_iter().map(|(_, param)| param).collect();
+        let (sql, params) = insertion(table, vec![values], rest)?;
         Ok(self.execute(sql, params).await? > 0)
+    }
+
+    /// Inserts rows, with the same columns each, in one statement. Answers what `rest` says to return.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`], [`crate::Error::TooLong`].
+    pub(crate) async fn insert_all(
+        &mut self,
+        table: &'static str,
+        rows: Vec<Vec<(&'static str, Param)>>,
+        rest: &str,
+    ) -> Result<Vec<Row>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (sql, params) = insertion(table, rows, rest)?;
+        self.fetch(sql, params).await
     }
 
     /// Updates the rows that `condition` with its parameters `$1…` selects, and answers how many there were.
@@ -295,4 +315,24 @@ pub(crate) fn places(rows: usize, columns: usize) -> String {
         format!("({})", places.join(", "))
     };
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that inserts rows, of which there is at least one, with the same columns each.
+fn insertion(
+    table: &'static str,
+    rows: Vec<Vec<(&'static str, Param)>>,
+    rest: &str,
+) -> Result<(String, Vec<Param>)> {
+    for values in &rows {
+        catalog::check_lengths(table, values)?;
+    }
+    let columns = rows.first().into_iter().flatten();
+    let columns: Vec<String> = columns.map(|(column, _)| format!("\"{column}\"")).collect();
+    let sql = format!(
+        "INSERT INTO \"{table}\" ({}) VALUES {} {rest}",
+        columns.join(", "),
+        places(rows.len(), columns.len()),
+    );
+    let params = rows.into_iter().flatten().map(|(_, param)| param).collect();
+    Ok((sql, params))
 }

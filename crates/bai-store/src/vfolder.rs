@@ -108,15 +108,21 @@ impl Reader {
             "(SELECT user_uuid FROM kernels WHERE id = $1)",
             "JOIN vfolder_attachment t ON t.vfolder = v.id WHERE t.kernel = $1"
         );
-        let mut mounts: Vec<VFolderRow> = Vec::new();
-        for mount in self.list(sql, params![kernel], read).await? {
-            match mounts.iter_mut().find(|seen| seen.id == mount.id) {
-                Some(seen) => seen.permission = seen.permission.max(mount.permission),
-                None => mounts.push(mount),
-            }
-        }
-        Ok(mounts)
+        let mounts = self.list(sql, params![kernel], read).await?;
+        Ok(each_with_its_strongest_permission(mounts.into_iter()))
     }
+}
+
+/// Folders that may be there twice, because they are accessible in two ways, once each.
+pub fn each_with_its_strongest_permission(folders: impl Iterator<Item = VFolderRow>) -> Vec<VFolderRow> {
+    let mut each: Vec<VFolderRow> = Vec::new();
+    for folder in folders {
+        match each.iter_mut().find(|seen| seen.id == folder.id) {
+            Some(seen) => seen.permission = seen.permission.max(folder.permission),
+            None => each.push(folder),
+        }
+    }
+    each
 }
 
 impl Tx {

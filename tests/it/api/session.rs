@@ -1,9 +1,9 @@
 //! `/kernel`: the life of sessions.
 
-use bai_model::KernelStatus;
+use bai_model::{KernelStatus, SlotValue};
 use bai_proto::agent::AgentError;
 use bai_proto::event::AgentEvent;
-use bai_testkit::{Api, Request, Role};
+use bai_testkit::{Api, Request, Role, cast};
 use serde_json::{Value, json};
 
 use super::{assert_clean, create, until_called};
@@ -222,6 +222,84 @@ async fn racing_creations_of_one_name_make_one_session() {
         .count();
     assert_eq!(made, 1, "{answers:?}");
     assert!(answers.iter().all(|answer| answer[0] == 201), "{answers:?}");
+    assert_clean(&api).await;
+}
+
+/// Who loses the race finds the winner's session, and not that it fills the quota.
+#[tokio::test]
+async fn racing_creations_of_one_name_need_room_for_one() {
+    let mut cast = cast::fixture();
+    cast["keypair_resource_policies"][0]["max_concurrent_sessions"] = json!(1);
+    let api = Api::start_with(&cast).await;
+    let racers = (0..10).map(|_| create(&api, Role::User, "race"));
+    let answers = futures_util::future::join_all(racers).await;
+    assert!(answers.iter().all(|answer| answer[0] == 201), "{answers:?}");
+    assert_eq!(api.agent.kernels().len(), 1);
+    assert_eq!(create(&api, Role::User, "another").await[0], 412);
+    assert_clean(&api).await;
+}
+
+/// The number of sessions comes before everything else that is wrong with a new one, and not before an existing one.
+#[tokio::test]
+async fn too_many_sessions_are_told_first() {
+    let mut cast = cast::fixture();
+    cast["keypair_resource_policies"][0]["max_concurrent_sessions"] = json!(1);
+    let api = Api::start_with(&cast).await;
+    let answer = async |name: &str, changed: &str, value: Value| {
+        let mut body = json!({ "lang": "python", "clientSessionToken": name, "group": "default" });
+        body[changed] = value;
+        api.call(Role::User, "POST", "/kernel/create", &body).await.status
+    };
+    let wrong = [
+        ("lang", json!("no-such-image")),
+        ("group", json!("no-such-group")),
+        ("config", json!({ "resources": { "cpu": "none" } })),
+        ("config", json!({ "mounts": ["no-such-folder"] })),
+    ];
+    for (changed, value) in &wrong {
+        let status = answer("first", changed, value.clone()).await;
+        assert!(![201, 412].contains(&status), "{changed}: {status}");
+    }
+    assert_eq!(create(&api, Role::User, "there").await[0], 201);
+    for (changed, value) in &wrong {
+        assert_eq!(answer("second", changed, value.clone()).await, 412, "{changed}");
+    }
+    assert_eq!(answer("there", "group", json!("default")).await, 201);
+    assert_ne!(answer("there", "lang", json!("no-such-image")).await, 412);
+    assert_clean(&api).await;
+}
+
+/// What creations know of images is forgotten when it is changed here.
+#[tokio::test]
+async fn changed_images_count_at_once() {
+    let api = Api::start().await;
+    let set = async |key: &str, value: Value| {
+        let body = json!({ "key": key, "value": value });
+        let set = api.call(Role::Superadmin, "POST", "/config/set", &body).await;
+        assert_eq!(set.status, 200, "{key}");
+    };
+    let create = async |name: &str| {
+        let body = json!({ "lang": "snake", "clientSessionToken": name });
+        api.call(Role::User, "POST", "/kernel/create", &body).await
+    };
+    assert_eq!(create("before").await.status, 400);
+    set("images/_aliases/snake", json!("python:3.6-debian")).await;
+    assert_eq!(create("after").await.status, 201);
+    let minimum = "images/index.docker.io/lablup%2Fpython/3.6-debian/resource/cpu/min";
+    set(minimum, json!("3")).await;
+    assert_eq!(create("bigger").await.status, 201);
+    let kernels = api.agent.kernels().into_iter();
+    let mut cores: Vec<_> = kernels
+        .map(|kernel| {
+            api.agent
+                .config(kernel)
+                .expect("a kernel")
+                .resource_slots
+                .amount("cpu")
+        })
+        .collect();
+    cores.sort_by(|a, b| a.partial_cmp(b).expect("amounts"));
+    assert_eq!(cores, [1, 3].map(|cores| SlotValue::Finite(cores.into())));
     assert_clean(&api).await;
 }
 

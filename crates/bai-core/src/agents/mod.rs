@@ -24,6 +24,7 @@ use bai_proto::agent::AgentRpc;
 use bai_proto::event::AgentInfo;
 use bai_proto::rpc::{AgentOptions, ZmqAgent};
 use bai_proto::zmtp::Endpoint;
+use bai_store::agent::AgentRow;
 use chrono::{DateTime, Utc};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -32,6 +33,7 @@ pub(crate) use self::hear::Refusal;
 use self::inbox::{Inbox, Letter};
 use self::quarantine::Starts;
 pub(crate) use self::quarantine::is_agents_fault;
+use crate::fresh::Fresh;
 use crate::{Manager, Result};
 
 /// What calls fail with that wait when their agent is gone.
@@ -49,6 +51,8 @@ const COMPARISON_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Agents {
     directory: Mutex<Directory>,
+    /// Those that the database says are alive.
+    pub alive: Fresh<Arc<[AgentRow]>>,
     calling: AgentOptions,
     pub(crate) recordings: Semaphore,
 }
@@ -132,6 +136,7 @@ impl Agents {
     pub fn new(calling: AgentOptions) -> Self {
         Self {
             directory: Mutex::default(),
+            alive: Fresh::default(),
             calling,
             recordings: Semaphore::new(RECORDINGS_AT_ONCE),
         }
@@ -221,6 +226,7 @@ impl Agents {
 
     /// Notes that an agent is alive, where.
     pub fn note_alive(&self, id: &AgentId, address: &str) {
+        self.alive.forget();
         let mut directory = self.lock();
         directory.notes += 1;
         let note = directory.notes;
@@ -230,6 +236,7 @@ impl Agents {
 
     /// Notes that an agent is lost, until it is recorded again.
     pub fn note_lost(&self, id: &AgentId) {
+        self.alive.forget();
         let mut directory = self.lock();
         directory.notes += 1;
         let note = directory.notes;

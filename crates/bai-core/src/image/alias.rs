@@ -58,6 +58,7 @@ impl Catalogue {
         check_length(alias)?;
         let quoted = self.config.delete(&key(alias)).await?;
         let raw = self.config.delete(&raw_key(alias)).await?;
+        self.forget();
         Ok(quoted || raw)
     }
 
@@ -100,6 +101,7 @@ impl Catalogue {
                 .map(|(name, target)| (key(name), target.clone()))
                 .collect();
             self.config.put_all(&entries).await?;
+            self.forget();
         }
         Ok(set)
     }

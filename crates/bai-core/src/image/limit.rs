@@ -58,6 +58,7 @@ impl Catalogue {
             .into_iter()
             .filter_map(|(bound, text)| Some((format!("{path}/{bound}"), text?.to_owned())));
         self.config.put_all(&entries.collect::<Vec<_>>()).await?;
+        self.forget();
         Ok(record.reference.canonical())
     }
 }

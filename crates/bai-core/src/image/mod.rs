@@ -13,12 +13,15 @@ mod limit;
 mod record;
 mod rescan;
 
+use std::sync::Arc;
+
 use bai_backplane::config::Config;
 use bai_model::image_ref::{quote, unquote};
 use bai_model::{ImageRef, ResourceSlot, SlotTypes, SlotValue};
 use bai_proto::agent::{ImageConfig, RegistryConfig};
 use bai_proto::event::AgentImage;
 
+use crate::fresh::Fresh;
 use crate::{Actor, Error, Manager, Op, Result};
 
 pub use add::AddedImage;
@@ -38,6 +41,18 @@ pub(crate) const REGISTRIES: &str = "config/docker/registry/";
 pub struct Catalogue {
     config: Config,
     registries: bai_registry::Options,
+    known: Arc<Known>,
+}
+
+/// What creations of sessions have read of the catalogue, for the next ones: believed for two seconds, or until it is
+/// changed here.
+#[derive(Debug, Default)]
+struct Known {
+    /// By what users write.
+    references: Fresh<ImageRef, String>,
+    images: Fresh<Arc<Image>, ImageRef>,
+    /// Whoever finds nothing reads, and the others wait for that.
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// What the catalogue says of an image.
@@ -54,7 +69,11 @@ pub(crate) struct Image {
 impl Catalogue {
     /// The catalogue in `config`, filled from registries that are talked to as `registries` says.
     pub fn new(config: Config, registries: bai_registry::Options) -> Self {
-        Self { config, registries }
+        Self {
+            config,
+            registries,
+            known: Arc::default(),
+        }
     }
 
     /// The same, with other certificates believed.
@@ -87,6 +106,12 @@ impl Catalogue {
             }
         }
         Err(Error::invalid(format!("The image alias {text} leads to itself")))
+    }
+
+    /// It has changed, or may have: what was read before is not believed any more.
+    pub(crate) fn forget(&self) {
+        self.known.references.forget();
+        self.known.images.forget();
     }
 
     pub(crate) async fn known_registries(&self) -> Result<Vec<String>> {
@@ -126,13 +151,42 @@ impl Manager {
         &self.catalogue
     }
 
-    /// As [`Catalogue::resolve`].
+    /// As [`Catalogue::resolve`], from what was known two seconds ago.
     pub(crate) async fn resolve_image(&self, text: &str) -> Result<ImageRef> {
-        self.catalogue.resolve(text).await
+        let (known, key) = (&self.catalogue.known, text.to_owned());
+        if let Ok(reference) = known.references.get_of(&key, self.clock.now()) {
+            return Ok(reference);
+        }
+        let _turn = known.reading.lock().await;
+        let reading = match known.references.get_of(&key, self.clock.now()) {
+            Ok(reference) => return Ok(reference),
+            Err(reading) => reading,
+        };
+        let reference = self.catalogue.resolve(text).await?;
+        known.references.put_of(key, reading, reference.clone());
+        Ok(reference)
     }
 
-    /// What the catalogue says of `reference`; `None` when it does not have it.
-    pub(crate) async fn image(&self, reference: ImageRef, types: &SlotTypes) -> Result<Option<Image>> {
+    /// What the catalogue says of `reference`, or said two seconds ago; `None` when it does not have it.
+    pub(crate) async fn image(&self, reference: &ImageRef) -> Result<Option<Arc<Image>>> {
+        let known = &self.catalogue.known;
+        if let Ok(image) = known.images.get_of(reference, self.clock.now()) {
+            return Ok(Some(image));
+        }
+        let _turn = known.reading.lock().await;
+        let reading = match known.images.get_of(reference, self.clock.now()) {
+            Ok(image) => return Ok(Some(image)),
+            Err(reading) => reading,
+        };
+        let types = self.slot_types().await?;
+        let image = self.read_image(reference.clone(), &types).await?.map(Arc::new);
+        if let Some(image) = &image {
+            known.images.put_of(reference.clone(), reading, Arc::clone(image));
+        }
+        Ok(image)
+    }
+
+    async fn read_image(&self, reference: ImageRef, types: &SlotTypes) -> Result<Option<Image>> {
         let Some(record) = self.catalogue.record(&reference).await? else {
             return Ok(None);
         };
@@ -219,6 +273,7 @@ impl Manager {
         }
         if !changed.is_empty() {
             self.config.put_all(&changed).await?;
+            self.catalogue.forget();
         }
         Ok(())
     }

@@ -171,7 +171,9 @@ impl Catalogue {
         let scans = addresses
             .into_iter()
             .map(|address| self.scan(address, rescan.dry_run, progress));
-        let registries = join_all(scans).await.into_iter().collect::<Result<_>>()?;
+        let scanned = join_all(scans).await;
+        self.forget();
+        let registries = scanned.into_iter().collect::<Result<_>>()?;
         Ok(RescanSummary { registries })
     }
 

@@ -4,21 +4,40 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bai_model::{AccessKey, GroupId, KernelId, KernelStatus};
+use bai_model::{AccessKey, GroupId, ImageRef, KernelStatus, ResourceSlot, UserId, VFolderId};
 use bai_proto::agent::{AgentError, ServicePort};
 use bai_store::agent::AgentRow;
-use bai_store::credential::CredentialRow;
-use bai_store::kernel::KernelRow;
+use bai_store::kernel::{KernelRow, NewKernel};
+use bai_store::vfolder::{VFolderRow, each_with_its_strongest_permission};
 
 use super::record::{Plan, Recorded, check_concurrency};
 use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
-use crate::{Error, Manager, Op, Result};
+use crate::{Error, Identity, Manager, Op, Result};
 
 /// How often a creation starts anew because another one of the same name was in the way.
 const MAX_ATTEMPTS: usize = 8;
+
+/// Where a session belongs, and the quotas of that.
+#[derive(Debug)]
+pub(crate) struct Project {
+    pub group: GroupId,
+    pub group_slots: ResourceSlot,
+    pub domain_slots: ResourceSlot,
+}
+
+/// A group's name, its domain's, and whoever must be a member.
+pub(crate) type ProjectKey = (String, String, Option<UserId>);
+
+/// What a creation goes by that a session of that name does not change.
+struct Premises {
+    owner: Arc<Identity>,
+    project: Arc<Project>,
+    mounts: Vec<VFolderRow>,
+    reference: ImageRef,
+}
 
 impl Manager {
     /// Returns the session of that name or creates it. Creation goes on when the caller goes away.
@@ -27,81 +46,42 @@ impl Manager {
     /// In the order of `http-api.md` 4.8.1.
     pub async fn session_create(self: &Arc<Self>, op: &Op, request: SessionCreate) -> Result<SessionCreated> {
         let request = Arc::new(request);
-        let identity = op.identity()?;
         let owner_key = op.owner(request.owner.as_ref())?;
-        let owner = Arc::new(self.session_owner(owner_key).await?);
-        let reader = self.store.reader();
-        // First, as in the original, but only where something would be made; decided again when it is recorded.
-        let name_is_free = reader
-            .live_kernel_by_name(owner_key, request.name.as_str())
-            .await?
-            .is_none();
-        if name_is_free {
-            check_concurrency(reader.count_live_sessions(owner_key).await?, &owner)?;
-        }
-        let is_member_needed = !identity.is_superadmin();
-        let group = reader
-            .group_for_session(
-                &request.group,
-                &request.domain,
-                is_member_needed.then_some(owner.user),
-            )
-            .await?
-            .ok_or_else(|| {
-                Error::General(format!(
-                    "{}: no such group in domain {}",
-                    request.group, request.domain
-                ))
-            })?;
-        let domain = reader.domain(&group.domain_name).await?;
-        let mounts = self.resolve_mounts(&owner, &group.id, &request.mounts).await?;
-        let reference = self.resolve_image(&request.image).await?;
+        let owner = self.session_owner(owner_key).await?;
+        let premises = match self.premises(op, &request, &owner).await {
+            Ok(premises) => premises,
+            Err(error) => return Err(self.first_refusal(&request, &owner, error).await),
+        };
         for _ in 0..MAX_ATTEMPTS {
-            let endings = self.admit_session().await?;
-            if let Some(existing) = self
-                .store
-                .reader()
-                .live_kernel_by_name(owner_key, request.name.as_str())
-                .await?
-            {
-                match self.reuse(&request, &reference, existing).await? {
+            let endings = match self.admit_session().await {
+                Ok(endings) => endings,
+                Err(error) => return Err(self.first_refusal(&request, &owner, error).await),
+            };
+            let reader = self.store.reader();
+            let existing = reader.live_kernel_by_name(owner_key, request.name.as_str());
+            if let Some(existing) = existing.await? {
+                match self.reuse(&request, &premises.reference, existing).await? {
                     Some(session) => return Ok(session),
                     None => continue,
                 }
             }
-            let types = self.slot_types().await?;
-            let image = self
-                .image(reference.clone(), &types)
-                .await?
-                .ok_or_else(|| Error::invalid(format!("Unknown image reference: {}", request.image)))?;
-            let requested = requested_slots(&request.resources, &image, &types)?;
-            let is_pullable = !image.config.registry.url.is_empty();
-            let holders = match is_pullable {
-                true => None,
-                false => self.holders_of(&image.config.canonical).await,
+            let plan = match self.plan(op, &request, &premises, endings).await {
+                Ok(plan) => plan,
+                Err(error) => return Err(self.first_refusal(&request, &owner, error).await),
             };
-            let plan = Plan {
-                request: Arc::clone(&request),
-                requested_at: op.now,
-                endings,
-                owner: Arc::clone(&owner),
-                group: group.id,
-                group_slots: group.total_resource_slots.clone(),
-                domain_slots: domain
-                    .as_ref()
-                    .map(|domain| domain.total_resource_slots.clone())
-                    .unwrap_or_default(),
-                image,
-                is_pullable,
-                holders,
-                requested,
-                types,
-                mounts: mounts.clone(),
+            let plan = Arc::new(plan);
+            let recorded = match self.join_in(Arc::clone(&plan)).await {
+                // One of that name may have come meanwhile, and be what fills the quota.
+                Err(error) if error.is_refusal() && self.is_name_taken(&request, &owner).await? => {
+                    tracing::debug!(%error, session = %request.name, "refused in favour of a session of that name");
+                    continue;
+                }
+                recorded => recorded?,
             };
-            match self.record_session(plan).await? {
+            match recorded {
                 Recorded::New(kernel) => {
-                    self.announce(kernel, Lifecycle::Preparing, "");
-                    return self.await_creation(&request, kernel).await;
+                    self.announce(kernel.id, Lifecycle::Preparing, "");
+                    return self.await_creation(&plan, *kernel).await;
                 }
                 // Somebody was faster; look at theirs.
                 Recorded::NameTaken => {}
@@ -114,6 +94,109 @@ impl Manager {
         )))
     }
 
+    /// What a creation that is refused is told. The number of sessions is counted first in the original, but only where one
+    /// would be made; here it is counted when the session is recorded, and before that only to tell the same.
+    async fn first_refusal(&self, request: &SessionCreate, owner: &Identity, error: Error) -> Error {
+        let counted = async {
+            if !self.is_name_taken(request, owner).await? {
+                let reader = self.store.reader();
+                check_concurrency(reader.count_live_sessions(&owner.access_key).await?, owner)?;
+            }
+            Ok(())
+        };
+        let counted: Result<()> = counted.await;
+        counted.err().unwrap_or(error)
+    }
+
+    async fn is_name_taken(&self, request: &SessionCreate, owner: &Identity) -> Result<bool> {
+        let reader = self.store.reader();
+        let existing = reader.live_kernel_by_name(&owner.access_key, request.name.as_str());
+        Ok(existing.await?.is_some())
+    }
+
+    async fn premises(
+        &self,
+        op: &Op,
+        request: &Arc<SessionCreate>,
+        owner: &Arc<Identity>,
+    ) -> Result<Premises> {
+        let is_member_needed = !op.identity()?.is_superadmin();
+        let project = self
+            .project(request, is_member_needed.then_some(owner.user))
+            .await?;
+        let mounts = self
+            .resolve_mounts(owner, &project.group, &request.mounts)
+            .await?;
+        Ok(Premises {
+            owner: Arc::clone(owner),
+            project,
+            mounts,
+            reference: self.resolve_image(&request.image).await?,
+        })
+    }
+
+    /// The group that is asked for, as it was two seconds ago at the earliest.
+    async fn project(&self, request: &SessionCreate, member: Option<UserId>) -> Result<Arc<Project>> {
+        let key = (request.group.clone(), request.domain.clone(), member);
+        let reading = match self.projects.get_of(&key, self.clock.now()) {
+            Ok(project) => return Ok(project),
+            Err(reading) => reading,
+        };
+        let reader = self.store.reader();
+        let group = reader
+            .group_for_session(&request.group, &request.domain, member)
+            .await?
+            .ok_or_else(|| {
+                Error::General(format!(
+                    "{}: no such group in domain {}",
+                    request.group, request.domain
+                ))
+            })?;
+        let domain = reader.domain(&group.domain_name).await?;
+        let project = Arc::new(Project {
+            group: group.id,
+            group_slots: group.total_resource_slots,
+            domain_slots: domain
+                .map(|domain| domain.total_resource_slots)
+                .unwrap_or_default(),
+        });
+        self.projects.put_of(key, reading, Arc::clone(&project));
+        Ok(project)
+    }
+
+    async fn plan(
+        &self,
+        op: &Op,
+        request: &Arc<SessionCreate>,
+        premises: &Premises,
+        endings: i64,
+    ) -> Result<Plan> {
+        let types = self.slot_types().await?;
+        let image = self
+            .image(&premises.reference)
+            .await?
+            .ok_or_else(|| Error::invalid(format!("Unknown image reference: {}", request.image)))?;
+        let requested = requested_slots(&request.resources, &image, &types)?;
+        let is_pullable = !image.config.registry.url.is_empty();
+        let holders = match is_pullable {
+            true => None,
+            false => self.holders_of(&image.config.canonical).await,
+        };
+        Ok(Plan {
+            request: Arc::clone(request),
+            requested_at: op.now,
+            endings,
+            owner: Arc::clone(&premises.owner),
+            project: Arc::clone(&premises.project),
+            image,
+            is_pullable,
+            holders,
+            requested,
+            types,
+            mounts: premises.mounts.clone(),
+        })
+    }
+
     async fn holders_of(&self, image: &str) -> Option<BTreeSet<String>> {
         let holders = self.broker.members_with(image).await;
         holders
@@ -121,13 +204,13 @@ impl Manager {
             .ok()
     }
 
-    async fn session_owner(&self, owner: &AccessKey) -> Result<CredentialRow> {
+    async fn session_owner(&self, owner: &AccessKey) -> Result<Arc<Identity>> {
         if !owner.can_exist() {
             return Err(Error::invalid("owner_access_key must be an access key"));
         }
-        let row = self.store.reader().credential_by_access_key(owner).await?;
-        row.filter(|row| row.keypair_is_active && row.user_is_active != Some(false))
-            .filter(|row| row.domain_is_active != Some(false))
+        let credential = self.credential(owner).await?;
+        credential
+            .map(|credential| credential.identity)
             .ok_or_else(|| Error::invalid(format!("Unknown or inactive owner access key: {owner}")))
     }
 
@@ -135,7 +218,7 @@ impl Manager {
     async fn reuse(
         self: &Arc<Self>,
         request: &SessionCreate,
-        reference: &bai_model::ImageRef,
+        reference: &ImageRef,
         existing: KernelRow,
     ) -> Result<Option<SessionCreated>> {
         if self.ended_with_its_agent(&existing).await? {
@@ -153,7 +236,7 @@ impl Manager {
             return Ok(None);
         }
         let registries: Vec<String> = existing.registry.iter().cloned().collect();
-        let image = bai_model::ImageRef::parse(existing.image.as_deref().unwrap_or_default(), &registries);
+        let image = ImageRef::parse(existing.image.as_deref().unwrap_or_default(), &registries);
         if image.ok().as_ref() != Some(reference) {
             return Err(Error::KernelAlreadyExists);
         }
@@ -192,13 +275,18 @@ impl Manager {
         Ok(true)
     }
 
-    async fn await_creation(
-        self: &Arc<Self>,
-        request: &SessionCreate,
-        kernel: KernelId,
-    ) -> Result<SessionCreated> {
-        match self.carry_out_first(kernel).await {
-            Outcome::Done(_) => {}
+    async fn await_creation(self: &Arc<Self>, plan: &Plan, kernel: NewKernel) -> Result<SessionCreated> {
+        let id = kernel.id;
+        let creation = self.creation_of_new(plan, kernel).await?;
+        match self.carry_out_first(creation).await {
+            Outcome::Started(service_ports) => {
+                return Ok(SessionCreated {
+                    name: plan.request.name.clone(),
+                    service_ports: Some(service_ports),
+                    created: true,
+                    status: KernelStatus::Running,
+                });
+            }
             Outcome::AgentFailed(error) => return Err(Error::KernelCreationFailed(error)),
             Outcome::Overtaken(text) => {
                 return Err(Error::KernelCreationFailed(AgentError::exception(
@@ -212,12 +300,12 @@ impl Manager {
                 )));
             }
             // The record tells.
-            Outcome::Elsewhere => {}
+            Outcome::Done(_) | Outcome::Elsewhere => {}
         }
         let row = self
             .store
             .reader()
-            .kernel(kernel)
+            .kernel(id)
             .await?
             .filter(|row| row.status == Some(KernelStatus::Running));
         let row = row.ok_or_else(|| {
@@ -226,30 +314,31 @@ impl Manager {
                 "the session ended while it was being started",
             ))
         })?;
-        Ok(created(request, &row, true))
+        Ok(created(&plan.request, &row, true))
     }
 
-    /// The ids of the named folders, as far as the owner may use them in this group (`http-api.md` 4.8.1, step 3).
+    /// The named folders, as far as the owner may use them in this group (`http-api.md` 4.8.1, step 3).
     async fn resolve_mounts(
         &self,
-        owner: &CredentialRow,
+        owner: &Identity,
         group: &GroupId,
         names: &[String],
-    ) -> Result<Vec<bai_model::VFolderId>> {
+    ) -> Result<Vec<VFolderRow>> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
         let folders = self.store.reader().accessible_vfolders(owner.user).await?;
-        names
-            .iter()
-            .map(|name| {
-                folders
-                    .iter()
-                    .find(|folder| folder.name == *name && folder.group.is_none_or(|of| of == *group))
-                    .map(|folder| folder.id)
-                    .ok_or_else(|| Error::VFolderNotFound(Some(name.clone())))
-            })
-            .collect()
+        let named = names.iter().map(|name| {
+            folders
+                .iter()
+                .find(|folder| folder.name == *name && folder.group.is_none_or(|of| of == *group))
+                .ok_or_else(|| Error::VFolderNotFound(Some(name.clone())))
+        });
+        let named: Vec<VFolderId> = named.map(|folder| Ok(folder?.id)).collect::<Result<_>>()?;
+        let is_named = |folder: &VFolderRow| named.contains(&folder.id);
+        Ok(each_with_its_strongest_permission(
+            folders.into_iter().filter(is_named),
+        ))
     }
 }
 

@@ -24,7 +24,8 @@ use bai_store::kernel::KernelRow;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::record::Waiting;
+pub(crate) use self::create::{Project, ProjectKey};
+pub(crate) use self::record::Plan;
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
@@ -190,7 +191,7 @@ impl Manager {
         }
         self.announce(row.id, Lifecycle::Restarting, "");
         match self.carry_out(row.id).await {
-            Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
+            Outcome::Started(_) | Outcome::Done(_) | Outcome::Elsewhere => Ok(()),
             Outcome::AgentFailed(error) => Err(Error::KernelRestartFailed(error)),
             Outcome::Away(text) => Err(Error::ServiceUnavailable(text)),
             Outcome::Overtaken(text) => Err(Error::KernelRestartFailed(AgentError::exception(
@@ -227,7 +228,7 @@ impl Manager {
         }
         match tokio::time::timeout(DESTRUCTION_DEADLINE, self.carry_out(row.id)).await {
             Ok(Outcome::Done(stats)) => Ok(stats),
-            Ok(Outcome::Elsewhere) => Ok(None),
+            Ok(Outcome::Started(_) | Outcome::Elsewhere) => Ok(None),
             Ok(Outcome::Away(text)) => Err(Error::ServiceUnavailable(text)),
             Ok(Outcome::AgentFailed(error)) => Err(Error::KernelDestructionFailed(error)),
             Ok(Outcome::Overtaken(text)) => Err(Error::Internal(text)),

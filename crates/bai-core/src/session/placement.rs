@@ -37,29 +37,20 @@ pub(super) struct Candidate<'a> {
     pub favour: Favour,
 }
 
-/// The agent with the most left among the most favoured that have room.
-pub(super) fn choose_agent<'c, 'a>(
-    candidates: &'c [Candidate<'a>],
+/// The agent with the most left among the most favoured that have room. Of two with the same left it is the first, and a
+/// later one wins only if it has at least as much of everything and more of something.
+pub(super) fn choose_agent<'a>(
+    candidates: impl IntoIterator<Item = Candidate<'a>>,
     requested: &ResourceSlot,
-) -> Option<&'c Candidate<'a>> {
-    let has_room = |candidate: &&'c Candidate<'a>| requested.fits_within(candidate.remaining);
-    let favour = candidates
-        .iter()
-        .filter(has_room)
-        .map(|candidate| candidate.favour)
-        .min()?;
-    let favoured = candidates.iter().filter(|candidate| candidate.favour == favour);
-    emptiest(favoured.filter(has_room))
-}
-
-/// A later one wins only if it has at least as much of everything and more of something.
-fn emptiest<'c, 'a: 'c>(candidates: impl Iterator<Item = &'c Candidate<'a>>) -> Option<&'c Candidate<'a>> {
-    let mut best: Option<&Candidate<'a>> = None;
+) -> Option<Candidate<'a>> {
+    let mut best: Option<Candidate<'a>> = None;
     for candidate in candidates {
-        let is_better = best.is_none_or(|best| {
-            best.remaining.fits_within(candidate.remaining)
-                && !candidate.remaining.fits_within(best.remaining)
-        });
+        let is_better = match &best {
+            Some(best) if candidate.favour > best.favour => false,
+            // It has room then, because the best one has.
+            Some(best) if candidate.favour == best.favour => candidate.remaining.exceeds(best.remaining),
+            _ => requested.fits_within(candidate.remaining),
+        };
         if is_better {
             best = Some(candidate);
         }
@@ -88,16 +79,15 @@ mod tests {
     }
 
     fn chosen(agents: &[Agent], requested: &[(&str, i64)]) -> Option<&'static str> {
-        let candidates: Vec<_> = agents
+        let candidates = agents
             .iter()
             .enumerate()
             .map(|(index, (_, remaining, favour))| Candidate {
                 index,
                 remaining,
                 favour: *favour,
-            })
-            .collect();
-        choose_agent(&candidates, &slots(requested)).map(|candidate| agents[candidate.index].0)
+            });
+        choose_agent(candidates, &slots(requested)).map(|candidate| agents[candidate.index].0)
     }
 
     #[test]

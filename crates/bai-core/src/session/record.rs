@@ -4,34 +4,36 @@
 //! ([`bai_store::Tx::lock_placement`]). Therefore the sessions that wait at a manager are recorded together: one look at the
 //! agents and one commit for all of them, each checked as if it came after the one before it.
 //!
-//! Invariants: a session that is refused does not touch the others; when recording several fails, each is tried for itself.
+//! Invariants: a session that is refused does not touch the others.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use bai_model::{DefaultForUnspecified, GroupId, KernelId, ResourceSlot, SlotTypes, VFolderId};
+use bai_model::{AccessKey, DefaultForUnspecified, KernelId, ResourceSlot, SlotTypes, VFolderId};
+use bai_store::Reader;
 use bai_store::agent::AgentRow;
-use bai_store::credential::CredentialRow;
 use bai_store::kernel::NewKernel;
-use bai_store::{Reader, Tx};
+use bai_store::occupancy::Occupied;
+use bai_store::vfolder::VFolderRow;
 use chrono::{DateTime, Utc};
-use tokio::sync::oneshot;
 
 use super::SessionCreate;
+use super::create::Project;
 use super::placement::{Candidate, Favour, choose_agent};
-use crate::cluster::Duty;
 use crate::image::Image;
-use crate::{Error, Manager, Result};
+use crate::together::{Joint, Waiting};
+use crate::{Error, Identity, Manager, Result};
 
-/// The index that lets one live session have a name.
-const UNIQUE_NAME: &str = "ix_kernels_unique_sess_token";
-/// Sessions that are recorded together.
-const TOGETHER: usize = 64;
+/// How often sessions are placed anew because a name was taken or an agent has gone meanwhile.
+const MAX_ATTEMPTS: usize = 4;
+
+/// Whose session it is, and its name.
+type SessionKey = (AccessKey, String);
 
 /// What recording a session found.
 #[derive(Debug)]
-pub(super) enum Recorded {
-    New(KernelId),
+pub(crate) enum Recorded {
+    New(Box<NewKernel>),
     /// There is a live session of that name.
     NameTaken,
     /// All sessions were told to end since this one was admitted.
@@ -40,232 +42,227 @@ pub(super) enum Recorded {
 
 /// Everything about the owner and the place that recording needs, gathered before the transaction.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub request: Arc<SessionCreate>,
     pub requested_at: DateTime<Utc>,
     /// What it was admitted with ([`Manager::admit_session`]).
     pub endings: i64,
-    pub owner: Arc<CredentialRow>,
-    pub group: GroupId,
-    pub group_slots: ResourceSlot,
-    pub domain_slots: ResourceSlot,
-    pub image: Image,
+    pub owner: Arc<Identity>,
+    pub project: Arc<Project>,
+    pub image: Arc<Image>,
     /// Whether agents that do not have the image can fetch it.
     pub is_pullable: bool,
     /// Agents that have it, as the broker knows; nothing where that does not matter or cannot be known.
     pub holders: Option<BTreeSet<String>>,
     pub requested: ResourceSlot,
     pub types: SlotTypes,
-    pub mounts: Vec<VFolderId>,
+    pub mounts: Vec<VFolderRow>,
 }
 
-/// Sessions that wait to be recorded, in their order.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting(Mutex<Queue>);
+impl Joint for Arc<Plan> {
+    type Outcome = Recorded;
 
-#[derive(Debug, Default)]
-struct Queue {
-    orders: Vec<Order>,
-    is_worked_at: bool,
-}
+    const NAME: &str = "recording a session";
 
-#[derive(Debug)]
-struct Order {
-    plan: Plan,
-    answer: oneshot::Sender<Result<Recorded>>,
-}
-
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(manager: &Manager) -> &Waiting<Self> {
+        &manager.recordings
     }
 
-    /// True when somebody has to begin to work.
-    fn put(&self, order: Order) -> bool {
-        let mut queue = self.lock();
-        queue.orders.push(order);
-        !std::mem::replace(&mut queue.is_worked_at, true)
-    }
-
-    /// The next ones; none at the end of the work.
-    fn take(&self) -> Vec<Order> {
-        let mut queue = self.lock();
-        let together = queue.orders.len().min(TOGETHER);
-        queue.is_worked_at = together > 0;
-        queue.orders.drain(..together).collect()
+    async fn do_all(manager: &Manager, plans: &[&Self]) -> Result<Vec<Result<Recorded>>> {
+        manager.record_together(plans).await
     }
 }
 
-/// Should the work panic, those who wait are told by their channels, and the next one begins anew.
-struct Working<'a>(&'a Waiting);
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            *self.0.lock() = Queue::default();
-        }
-    }
-}
-
-/// An agent and what it has left, less with each session that is recorded.
-struct Place {
-    agent: AgentRow,
+/// An agent and what it has left, less with each session that is placed there.
+struct Place<'a> {
+    agent: &'a AgentRow,
     remaining: ResourceSlot,
 }
 
+/// What sessions are placed by, kept up while they are: each is checked as if it came after the one before it.
+struct Site<'a> {
+    places: Vec<Place<'a>>,
+    /// What each place can expect from an image, by its name and whether it can be fetched.
+    favours: HashMap<(&'a str, bool), Vec<Option<Favour>>>,
+    /// Names that are known to be taken.
+    names: HashSet<SessionKey>,
+    occupied: Occupied,
+}
+
 impl Manager {
-    /// Checks the limits, reserves a place and records the session, in one transaction with others that wait.
-    pub(super) async fn record_session(self: &Arc<Self>, plan: Plan) -> Result<Recorded> {
-        let (answer, recorded) = oneshot::channel();
-        if self.waiting.put(Order { plan, answer }) {
-            let manager = Arc::clone(self);
-            self.tasks.spawn(async move {
-                let _working = Working(&manager.waiting);
-                loop {
-                    let orders = manager.waiting.take();
-                    if orders.is_empty() {
-                        return;
-                    }
-                    manager.record_orders(orders).await;
-                }
-            });
-        }
-        recorded.await.unwrap_or_else(|_| {
-            Err(Error::Internal(
-                "recording a session broke off; the log says why".to_owned(),
-            ))
-        })
-    }
-
-    async fn record_orders(&self, orders: Vec<Order>) {
-        let plans: Vec<&Plan> = orders.iter().map(|order| &order.plan).collect();
-        match self.record_together(&plans).await {
-            Ok(recorded) => {
-                for (order, recorded) in orders.into_iter().zip(recorded) {
-                    // A requester that went away finds the session when it asks again.
-                    _ = order.answer.send(recorded);
-                }
-            }
-            Err(error) if orders.len() > 1 => {
-                tracing::debug!(%error, sessions = orders.len(), "sessions are recorded one by one");
-                for Order { plan, answer } in orders {
-                    let recorded = self.record_together(&[&plan]).await;
-                    _ = answer.send(recorded.and_then(|mut recorded| {
-                        let nothing = || Error::Internal("a session was not recorded".to_owned());
-                        recorded.pop().ok_or_else(nothing)?
-                    }));
-                }
-            }
-            Err(error) => {
-                let order = orders.into_iter().next();
-                if let Some(order) = order {
-                    _ = order.answer.send(Err(error));
-                }
-            }
-        }
-    }
-
     /// Records all in one transaction; says of each in turn what was found, or why it is refused.
     ///
     /// # Errors
     /// When none is recorded.
-    async fn record_together(&self, plans: &[&Plan]) -> Result<Vec<Result<Recorded>>> {
+    async fn record_together(&self, plans: &[&Arc<Plan>]) -> Result<Vec<Result<Recorded>>> {
+        let mut taken = HashSet::new();
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(recorded) = self.try_to_record(plans, &mut taken).await? else {
+                continue;
+            };
+            for (plan, recorded) in plans.iter().zip(&recorded) {
+                if let Ok(Recorded::New(kernel)) = recorded {
+                    tracing::info!(kernel.id = %kernel.id, session = %plan.request.name, image = plan.image.config.canonical, "session recorded");
+                }
+            }
+            return Ok(recorded);
+        }
+        Err(Error::ServiceUnavailable(
+            "agents and sessions come and go faster than new ones can be placed; try again".to_owned(),
+        ))
+    }
+
+    /// Nothing, and nothing is recorded, when a name turns out to be taken, which is noted, or an agent has gone.
+    async fn try_to_record(
+        &self,
+        plans: &[&Arc<Plan>],
+        taken: &mut HashSet<SessionKey>,
+    ) -> Result<Option<Vec<Result<Recorded>>>> {
+        let agents = self.alive_agents().await?;
         let mut tx = self.store.begin().await?;
         // Before the first look at what it decides by: other managers decide by the same.
         tx.lock_placement().await?;
         let endings = tx.session_endings().await?;
-        let mut places = self.places(&tx).await?;
+        let mut site = self.survey(&tx, &agents, plans).await?;
+        site.names.extend(taken.iter().cloned());
+        let (mut kernels, mut mounts) = (Vec::new(), Vec::new());
         let mut all = Vec::with_capacity(plans.len());
         for plan in plans {
-            if endings != plan.endings {
-                all.push(Ok(Recorded::Ended));
-                continue;
-            }
-            let found = self.record_in(&mut tx, &mut places, plan).await;
-            match found {
-                // Another manager was faster: an original one, which takes no lock.
-                Err(error) if plans.len() == 1 && error.is_conflict_on(UNIQUE_NAME) => {
-                    return Ok(vec![Ok(Recorded::NameTaken)]);
-                }
-                found => all.push(found?),
-            }
+            all.push(if endings == plan.endings {
+                self.place(&mut site, plan).map(|placed| match placed {
+                    Some(kernel) => {
+                        kernels.push(kernel.clone());
+                        mounts.push(&plan.mounts);
+                        Recorded::New(Box::new(kernel))
+                    }
+                    None => Recorded::NameTaken,
+                })
+            } else {
+                Ok(Recorded::Ended)
+            });
         }
-        tx.commit().await?;
-        for (plan, recorded) in plans.iter().zip(&all) {
-            if let Ok(Recorded::New(kernel)) = recorded {
-                tracing::info!(kernel.id = %kernel, session = %plan.request.name, image = plan.image.config.canonical, "session recorded");
-            }
+        let obstacles = tx.insert_kernels(&kernels).await?;
+        if !obstacles.is_empty() {
+            self.agents.alive.forget();
+            let is_taken = |kernel: &&NewKernel| obstacles.taken.contains(&kernel.id);
+            let keys = kernels.iter().filter(is_taken);
+            taken.extend(keys.map(|kernel| (kernel.access_key.clone(), kernel.sess_id.clone())));
+            return Ok(None);
         }
-        Ok(all)
+        for (kernel, mounts) in kernels.iter().zip(mounts) {
+            let mounts: Vec<VFolderId> = mounts.iter().map(|folder| folder.id).collect();
+            tx.attach_vfolders(kernel.id, &mounts).await?;
+        }
+        // From the beginning, or another manager might find one and take it for left behind.
+        self.claim_and_commit(tx, kernels.iter().map(|kernel| kernel.id).collect())
+            .await?;
+        Ok(Some(all))
     }
 
-    /// The agents that are alive and can be called.
-    async fn places(&self, tx: &Reader) -> Result<Vec<Place>> {
-        let mut occupied = tx.occupied_by_all_agents().await?;
-        let agents = tx.alive_agents().await?.into_iter();
-        Ok(agents
-            .filter(|agent| self.agents.can_be_reached(&agent.id, &agent.addr))
-            .map(|agent| {
-                let occupied = occupied.remove(&agent.id).unwrap_or_default();
-                let remaining = agent.available_slots.minus(&occupied);
-                Place { agent, remaining }
-            })
-            .collect())
-    }
-
-    /// Records one. The inner result is what it is told, and the transaction goes on.
-    async fn record_in(
+    /// Reads what these sessions are placed by, each thing once.
+    async fn survey<'a>(
         &self,
-        tx: &mut Tx,
-        places: &mut [Place],
-        plan: &Plan,
-    ) -> bai_store::Result<Result<Recorded>> {
-        let owner = &plan.owner.access_key;
-        let namesake = tx.live_kernel_by_name(owner, plan.request.name.as_str()).await?;
-        if namesake.is_some() {
-            return Ok(Ok(Recorded::NameTaken));
-        }
-        let live = tx.count_live_sessions(owner).await?;
-        let occupied = Occupied {
-            by_keypair: tx.occupied_by_keypair(owner).await?,
-            by_group: tx.occupied_by_group(plan.group).await?,
-            by_domain: tx.occupied_by_domain(&plan.request.domain).await?,
+        tx: &Reader,
+        agents: &'a [AgentRow],
+        plans: &[&'a Arc<Plan>],
+    ) -> Result<Site<'a>> {
+        let occupied = tx.occupied_by_all().await?;
+        let reachable = agents
+            .iter()
+            .filter(|agent| self.agents.can_be_reached(&agent.id, &agent.addr));
+        let place = |agent: &'a AgentRow| Place {
+            agent,
+            remaining: match occupied.agents.get(&agent.id) {
+                Some(occupied) => agent.available_slots.minus(occupied),
+                None => agent.available_slots.clone(),
+            },
         };
-        let allowed = check_concurrency(live, &plan.owner).and_then(|()| check_quotas(plan, occupied));
-        if let Err(refusal) = allowed {
-            return Ok(Err(refusal));
+        let places: Vec<Place<'_>> = reachable.map(place).collect();
+        let mut favours = HashMap::new();
+        for plan in plans {
+            let favours = favours.entry(plan.image_key());
+            favours.or_insert_with(|| self.favours(&places, plan));
         }
-        let candidates = self.candidates(places, plan);
-        let Some(chosen) = choose_agent(&candidates, &plan.requested).map(|chosen| chosen.index) else {
-            let why = why_nothing_fits(&candidates, !places.is_empty(), plan);
-            return Ok(Err(Error::InstanceNotAvailable(why)));
+        Ok(Site {
+            places,
+            favours,
+            names: HashSet::new(),
+            occupied,
+        })
+    }
+
+    /// The agents that are alive, as they were two seconds ago at the earliest. Whether those that are chosen still are is
+    /// looked at when the sessions are inserted.
+    async fn alive_agents(&self) -> Result<Arc<[AgentRow]>> {
+        let reading = match self.agents.alive.get(self.clock.now()) {
+            Ok(alive) => return Ok(alive),
+            Err(reading) => reading,
         };
-        let Some(place) = places.get_mut(chosen) else {
+        let alive: Arc<[AgentRow]> = self.store.reader().alive_agents().await?.into();
+        self.agents.alive.put(reading, Arc::clone(&alive));
+        Ok(alive)
+    }
+
+    fn favours(&self, places: &[Place<'_>], plan: &Plan) -> Vec<Option<Favour>> {
+        let favour = |Place { agent, .. }: &Place<'_>| {
+            let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
+            let holders = plan.holders.as_ref();
+            let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
+            Favour::of(&standing, plan.is_pullable, is_known_to_have)
+        };
+        places.iter().map(favour).collect()
+    }
+
+    /// Finds a place for one, and counts it there; nothing when its name is taken.
+    ///
+    /// # Errors
+    /// What it is told when it is refused.
+    fn place(&self, site: &mut Site<'_>, plan: &Plan) -> Result<Option<NewKernel>> {
+        let owner = plan.owner.access_key.clone();
+        let name = (owner.clone(), plan.request.name.as_str().to_owned());
+        if site.names.contains(&name) {
+            return Ok(None);
+        }
+        let sessions = site.occupied.sessions.entry(owner.clone()).or_default();
+        let by_keypair = site.occupied.keypairs.entry(owner).or_default();
+        let by_group = site.occupied.groups.entry(plan.project.group).or_default();
+        let domain = plan.request.domain.clone();
+        let by_domain = site.occupied.domains.entry(domain).or_default();
+        check_concurrency(*sessions, &plan.owner)?;
+        check_quotas(plan, [by_keypair, by_group, by_domain])?;
+        let favours = site.favours.get(&plan.image_key()).map_or(&[][..], Vec::as_slice);
+        let candidates = site.places.iter().zip(favours).enumerate();
+        let candidates = candidates.filter_map(|(index, (Place { remaining, .. }, favour))| {
+            Some(Candidate {
+                favour: (*favour)?,
+                index,
+                remaining,
+            })
+        });
+        let Some(chosen) = choose_agent(candidates.clone(), &plan.requested).map(|chosen| chosen.index)
+        else {
+            let emptiest = choose_agent(candidates, &ResourceSlot::default());
+            let why = why_nothing_fits(emptiest.as_ref(), !site.places.is_empty(), plan);
+            return Err(Error::InstanceNotAvailable(why));
+        };
+        let Some(place) = site.places.get_mut(chosen) else {
             unreachable!("a candidate is one of the places")
         };
-        let kernel = KernelId::generate(self.random.as_ref());
-        tx.insert_kernel(&new_kernel(kernel, &place.agent, plan)).await?;
-        tx.attach_vfolders(kernel, &plan.mounts).await?;
-        // From the beginning, or another manager might find it and take it for left behind.
-        self.claim_in(tx, &Duty::Kernel(kernel)).await?;
         place.remaining = place.remaining.minus(&plan.requested);
-        Ok(Ok(Recorded::New(kernel)))
+        *sessions += 1;
+        for occupied in [by_keypair, by_group, by_domain] {
+            *occupied = occupied.plus(&plan.requested);
+        }
+        site.names.insert(name);
+        let id = KernelId::generate(self.random.as_ref());
+        Ok(Some(new_kernel(id, place.agent, plan)))
     }
+}
 
-    fn candidates<'a>(&self, places: &'a [Place], plan: &Plan) -> Vec<Candidate<'a>> {
-        let places = places.iter().enumerate();
-        places
-            .filter_map(|(index, Place { agent, remaining })| {
-                let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
-                let holders = plan.holders.as_ref();
-                let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
-                Some(Candidate {
-                    favour: Favour::of(&standing, plan.is_pullable, is_known_to_have)?,
-                    index,
-                    remaining,
-                })
-            })
-            .collect()
+impl Plan {
+    /// What decides which agents can run its image.
+    fn image_key(&self) -> (&str, bool) {
+        (&self.image.config.canonical, self.is_pullable)
     }
 }
 
@@ -277,7 +274,7 @@ fn new_kernel(id: KernelId, agent: &AgentRow, plan: &Plan) -> NewKernel {
         agent: agent.id.clone(),
         agent_addr: agent.addr.clone(),
         domain_name: plan.request.domain.clone(),
-        group_id: plan.group,
+        group_id: plan.project.group,
         user_uuid: plan.owner.user,
         access_key: plan.owner.access_key.clone(),
         image: plan.image.config.canonical.clone(),
@@ -290,7 +287,7 @@ fn new_kernel(id: KernelId, agent: &AgentRow, plan: &Plan) -> NewKernel {
 }
 
 /// The number of sessions that the owner's policy allows.
-pub(super) fn check_concurrency(live: i64, owner: &CredentialRow) -> Result<()> {
+pub(super) fn check_concurrency(live: i64, owner: &Identity) -> Result<()> {
     let allowed = owner.policy.max_concurrent_sessions;
     if live < allowed {
         return Ok(());
@@ -300,15 +297,9 @@ pub(super) fn check_concurrency(live: i64, owner: &CredentialRow) -> Result<()> 
     )))
 }
 
-/// What live kernels occupy.
-struct Occupied {
-    by_keypair: ResourceSlot,
-    by_group: ResourceSlot,
-    by_domain: ResourceSlot,
-}
-
-/// The three sums of `data-model.md` 15.1, each with the request added.
-fn check_quotas(plan: &Plan, occupied: Occupied) -> Result<()> {
+/// The three sums of `data-model.md` 15.1, what live kernels of the keypair, the group and the domain occupy, each with the
+/// request added.
+fn check_quotas(plan: &Plan, [by_keypair, by_group, by_domain]: [&ResourceSlot; 3]) -> Result<()> {
     let policy = &plan.owner.policy;
     let unlimited = DefaultForUnspecified::Unlimited;
     let checks = [
@@ -319,20 +310,21 @@ fn check_quotas(plan: &Plan, occupied: Occupied) -> Result<()> {
                 policy.default_for_unspecified,
                 &plan.types,
             ),
-            occupied.by_keypair,
+            by_keypair,
         ),
         (
             "Your group resource quota is exceeded.",
-            ResourceSlot::from_policy(&plan.group_slots, unlimited, &plan.types),
-            occupied.by_group,
+            ResourceSlot::from_policy(&plan.project.group_slots, unlimited, &plan.types),
+            by_group,
         ),
         (
             "Your domain resource quota is exceeded.",
-            ResourceSlot::from_policy(&plan.domain_slots, unlimited, &plan.types),
-            occupied.by_domain,
+            ResourceSlot::from_policy(&plan.project.domain_slots, unlimited, &plan.types),
+            by_domain,
         ),
     ];
-    for (text, limit, mut occupied) in checks {
+    for (text, limit, occupied) in checks {
+        let mut occupied = occupied.clone();
         occupied.retain_known(&plan.types);
         if !occupied.plus(&plan.requested).fits_within(&limit) {
             return Err(Error::invalid(format!(
@@ -345,9 +337,9 @@ fn check_quotas(plan: &Plan, occupied: Occupied) -> Result<()> {
 }
 
 /// For the requester: names no agents, and only what the emptiest one has left.
-fn why_nothing_fits(candidates: &[Candidate<'_>], are_agents_there: bool, plan: &Plan) -> String {
+fn why_nothing_fits(emptiest: Option<&Candidate<'_>>, are_agents_there: bool, plan: &Plan) -> String {
     let requested = plan.requested.humanized(&plan.types);
-    match choose_agent(candidates, &ResourceSlot::default()) {
+    match emptiest {
         None if are_agents_there => format!(
             "no agent has the image {}, and none can fetch it, because the registry {} has no address in the \
              configuration; ask an administrator for one of both",

@@ -75,6 +75,37 @@ pub async fn claims_live_as_long_as_their_lease(store: Store) {
     assert!(!reader.has_abandoned_claims(at(199)).await.expect("a look-up"));
 }
 
+/// One claim that is another's is enough for a unit of work not to be committed.
+pub async fn many_claims_stand_or_fall_together(store: Store) {
+    let one = member(&store, "manager/one", 10).await;
+    let two = member(&store, "manager/two", 100).await;
+    let names = ["kernel/a", "kernel/b"].map(str::to_owned);
+    let mut tx = begin(&store).await;
+    tx.claim_new(&[], &one).await.expect("nothing");
+    tx.claim_new(&names, &one).await.expect("claims");
+    tx.fence_claims(&names, &one).await.expect("its own");
+    tx.commit().await.expect("a commit");
+    let mut tx = begin(&store).await;
+    let again = tx.claim_new(&names[..1], &two).await;
+    assert!(matches!(again, Err(Error::Conflict { .. })), "{again:?}");
+    drop(tx);
+    let mut tx = begin(&store).await;
+    assert!(tx.claim("kernel/b", &two, at(10)).await.expect("an answer"));
+    tx.commit().await.expect("a commit");
+    let mut tx = begin(&store).await;
+    match tx.fence_claims(&names, &one).await {
+        Err(Error::Fenced { name }) => assert_eq!(name, "kernel/b"),
+        other => panic!("{other:?}"),
+    }
+    drop(tx);
+    let mut tx = begin(&store).await;
+    tx.release_claims(&names, &one).await.expect("a release");
+    tx.commit().await.expect("a commit");
+    let reader = store.reader();
+    assert_eq!(reader.claim_on("kernel/a").await.expect("a look-up"), None);
+    assert!(reader.claim_on("kernel/b").await.expect("a look-up").is_some());
+}
+
 /// Of many who want the work of one who is gone, one gets it.
 pub async fn racing_members_get_one_claim(store: Store) {
     let gone = member(&store, "manager/gone", 10).await;

@@ -36,6 +36,73 @@ pub async fn units_of_work_roll_back(store: Store) {
     assert!(reader.kernel(kernel_id(1)).await.expect("a look-up").is_some());
 }
 
+/// Several kernels in one statement each count where they would one by one, and of several starts those that were waited for
+/// are recorded.
+pub async fn many_begin_and_start_together(store: Store) {
+    seed(&store).await;
+    let mut kernels: Vec<_> = (1..=3)
+        .map(|number| kernel(number, &format!("session{number}")))
+        .collect();
+    kernels[1].agent = "i-two".into();
+    let mut tx = begin(&store).await;
+    tx.insert_kernels(&[]).await.expect("nothing");
+    tx.insert_kernels(&kernels).await.expect("kernels");
+    tx.commit().await.expect("a commit");
+    let reader = store.reader();
+    assert_eq!(counters(&reader, "i-one").await.0, 3);
+    for (agent, number) in [("i-one", 2), ("i-two", 1)] {
+        let expected = kernels[0].occupied_slots.times(number);
+        assert_slots(&counters(&reader, agent).await.1, &expected);
+    }
+    assert_eq!(reader.check_accounting().await.expect("a check"), []);
+
+    // Whoever finds an obstacle gives the unit of work up.
+    let mut others: Vec<_> = (4..=6)
+        .map(|number| kernel(number, &format!("session{}", number / 2)))
+        .collect();
+    let mut tx = begin(&store).await;
+    let obstacles = tx.insert_kernels(&others).await.expect("an answer");
+    let taken = [4, 5, 6].map(kernel_id).to_vec();
+    assert_eq!((obstacles.taken, obstacles.gone), (taken, vec![]));
+    drop(tx);
+    others[0].sess_id = "new".to_owned();
+    others[0].agent = "i-two".into();
+    let mut tx = begin(&store).await;
+    let two = "i-two".into();
+    tx.set_agent_status(&two, AgentStatus::Lost, None)
+        .await
+        .expect("a loss");
+    let obstacles = tx.insert_kernels(&others[..1]).await.expect("an answer");
+    assert_eq!((obstacles.taken, obstacles.gone), (vec![], vec![two]));
+    drop(tx);
+
+    let mut tx = begin(&store).await;
+    tx.terminate_kernel(kernel_id(2), "test", at(9), None)
+        .await
+        .expect("an end");
+    let (one, mut other) = (ports(), ports());
+    other.kernel_host = None;
+    other.service_ports = json!([]);
+    let starts = [(kernel_id(3), &other), (kernel_id(2), &one), (kernel_id(1), &one)];
+    let mut started = tx
+        .kernels_started(&starts, &[KernelStatus::Preparing])
+        .await
+        .expect("starts");
+    tx.commit().await.expect("a commit");
+    started.sort();
+    assert_eq!(started, [kernel_id(1), kernel_id(3)]);
+    for (id, ports) in [(1, &one), (3, &other)] {
+        let row = reader.kernel(kernel_id(id)).await.expect("a look-up");
+        let row = row.expect("a kernel");
+        assert_eq!(row.status, Some(KernelStatus::Running));
+        assert_eq!(row.kernel_host, ports.kernel_host);
+        assert_eq!((row.repl_in_port, row.stdout_port), (30_001, 65_535));
+        assert_eq!(row.service_ports.as_ref(), Some(&ports.service_ports));
+    }
+    let ended = reader.kernel(kernel_id(2)).await.expect("a look-up");
+    assert_eq!(ended.expect("a kernel").status, Some(KernelStatus::Terminated));
+}
+
 /// Every column on the way from creation to termination.
 pub async fn kernels_live_and_end(store: Store) {
     seed(&store).await;
@@ -382,12 +449,19 @@ pub async fn kernels_are_listed_by_state(store: Store) {
     let mut rows = reader.kernels(&asked).await.expect("kernels");
     rows.sort_by_key(|row| row.id.0);
     assert_eq!(
-        rows.into_iter()
-            .map(|row| (row.id, row.status))
-            .collect::<Vec<_>>(),
+        rows.iter().map(|row| (row.id, row.status)).collect::<Vec<_>>(),
         [(kernel_id(2), Some(Running)), (kernel_id(4), Some(Terminated))]
     );
     assert!(reader.kernels(&[]).await.expect("kernels").is_empty());
+    let mut named: Vec<_> = rows
+        .iter()
+        .filter_map(|row| Some((row.id, (row.sess_id.clone()?, row.access_key.clone()?))))
+        .collect();
+    named.sort();
+    let names = reader.session_names(&asked).await.expect("names");
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort();
+    assert_eq!(names, named);
     assert_eq!(reader.count_live_sessions_total().await.expect("a count"), 3);
     let mut tx = begin(&store).await;
     let moved = tx

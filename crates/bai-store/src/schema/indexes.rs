@@ -20,6 +20,11 @@ pub(super) const INDEXES: &[(&str, &str)] = &[
         "bai_ix_kernels_live_agent",
         "ON kernels (agent) WHERE status <> 'TERMINATED'",
     ),
+    // Kernels that were given up with their agent are looked for when it is back.
+    (
+        "bai_ix_kernels_left_behind",
+        "ON kernels (agent, terminated_at DESC) WHERE status = 'TERMINATED' AND status_info = 'agent-lost'",
+    ),
     // Lists of sessions, newest first.
     (
         "bai_ix_kernels_master_access_key_created_at",

@@ -200,6 +200,26 @@ async fn live_kernels_are_found_by_index() {
     }
 }
 
+/// What an agent may have kept is found without a look at what else it ran.
+const LEFT_BEHIND: (&str, &str) = (
+    "SELECT id FROM kernels WHERE agent = 'x' AND status = 'TERMINATED' AND status_info = 'agent-lost' \
+     ORDER BY terminated_at DESC LIMIT 100",
+    "bai_ix_kernels_left_behind",
+);
+
+#[tokio::test]
+async fn kernels_left_behind_are_found_by_index() {
+    let database = migrated().await;
+    let (query, index) = LEFT_BEHIND;
+    let sql = format!("EXPLAIN QUERY PLAN {query}");
+    let rows = database.fetch(sql.into(), vec![]).await.expect("a plan");
+    let plan: Vec<String> = rows
+        .iter()
+        .map(|row| row.get("detail").expect("a step"))
+        .collect();
+    assert!(plan.iter().any(|step| step.contains(index)), "{plan:?}");
+}
+
 /// A page of usage reads its own time only, however long the history.
 #[tokio::test]
 async fn usage_is_found_by_index() {

@@ -1,6 +1,6 @@
 //! A PostgreSQL server.
 //!
-//! Data that need not survive the machine: nothing is flushed to disk. The superuser is `postgres` with the password [`PASSWORD`],
+//! Data that need not survive the machine: nothing is flushed to disk, unless that is to be measured. The superuser is `postgres` with the password [`PASSWORD`],
 //! needed over TCP and not over the unix socket.
 
 use std::fs;
@@ -34,6 +34,8 @@ pub struct Postgres {
     disk: Option<u64>,
     /// Offers TLS with the certificate and the key in the folder.
     has_tls: bool,
+    /// Whether what is committed is flushed to disk.
+    is_durable: bool,
     server: Mutex<Option<Guardian>>,
 }
 
@@ -46,6 +48,14 @@ cp -a "$1/." "$2"
 shift 2
 exec "$@"
 "#;
+
+/// What a server is to be like.
+#[derive(Default)]
+struct Options<'a> {
+    tls: Option<&'a Certificates>,
+    disk: Option<u64>,
+    is_durable: bool,
+}
 
 #[derive(Debug)]
 struct Programs {
@@ -95,7 +105,26 @@ impl Postgres {
     /// When it is installed and does not start.
     pub fn start() -> Result<Self, Missing> {
         let programs = Programs::find()?;
-        let started = Self::make(programs, None, None);
+        let started = Self::make(programs, Options::default());
+        Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
+    }
+
+    /// A server that nobody else uses, and that flushes what is committed to disk.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_durable() -> Result<Self, Missing> {
+        let programs = Programs::find()?;
+        let started = Self::make(
+            programs,
+            Options {
+                is_durable: true,
+                ..Options::default()
+            },
+        );
         Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
     }
 
@@ -108,7 +137,13 @@ impl Postgres {
     /// As [`Postgres::start`].
     pub fn start_with_tls(certificates: &Certificates) -> Result<Self, Missing> {
         let programs = Programs::find()?;
-        let started = Self::make(programs, Some(certificates), None);
+        let started = Self::make(
+            programs,
+            Options {
+                tls: Some(certificates),
+                ..Options::default()
+            },
+        );
         Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
     }
 
@@ -127,11 +162,22 @@ impl Postgres {
         if !may_mount.is_ok_and(|output| output.status.success()) {
             return Err(Missing("mounting a small disk takes root".to_owned()));
         }
-        let started = Self::make(programs, None, Some(bytes));
+        let started = Self::make(
+            programs,
+            Options {
+                disk: Some(bytes),
+                ..Options::default()
+            },
+        );
         Ok(started.unwrap_or_else(|error| panic!("PostgreSQL does not start: {error:#}")))
     }
 
-    fn make(programs: Programs, tls: Option<&Certificates>, disk: Option<u64>) -> Result<Self> {
+    fn make(programs: Programs, options: Options<'_>) -> Result<Self> {
+        let Options {
+            tls,
+            disk,
+            is_durable,
+        } = options;
         let folder = TempDir::with_prefix("bai-postgres-")?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let owner = Owner::find()?;
@@ -178,6 +224,7 @@ impl Postgres {
             port: 0,
             disk,
             has_tls: tls.is_some(),
+            is_durable,
             server: Mutex::new(None),
         };
         for _ in 0..5 {
@@ -211,8 +258,8 @@ impl Postgres {
             ("port", self.port.to_string()),
             ("unix_socket_directories", path("socket")),
             ("max_connections", "200".to_owned()),
-            ("fsync", "off".to_owned()),
-            ("full_page_writes", "off".to_owned()),
+            ("fsync", self.is_durable.to_string()),
+            ("full_page_writes", self.is_durable.to_string()),
             ("timezone", "Asia/Seoul".to_owned()),
             ("ssl", self.has_tls.to_string()),
             ("ssl_cert_file", path("server.pem")),

@@ -63,8 +63,14 @@ async fn an_agent_that_tells_one_manager_is_called_lost_and_found_by_both() {
     until_agent(&store, &agent, AgentStatus::Alive).await;
 
     let user = op(&second).await.unwrap();
-    let created = second.session_create(&user, wanted("shared")).await.unwrap();
-    assert!(created.created);
+    // The other manager is told of its images a moment after.
+    let created = eventually("a session", || async {
+        match second.session_create(&user, wanted("shared")).await {
+            Err(Error::InstanceNotAvailable(_)) => None,
+            created => Some(created.unwrap()),
+        }
+    });
+    assert!(created.await.created);
     second.session_restart(&user, &session("shared")).await.unwrap();
     // Late, and told to the manager that did not restart it.
     let kernel = fake.kernels()[0];

@@ -42,6 +42,10 @@ async fn catalogue(api: &Api, url: &str) {
     ];
     let entries = entries.map(|(key, value)| (key, value.to_owned()));
     api.config.put_all(&entries).await.unwrap();
+    // By the manager, which believes for two seconds what others may have changed.
+    let body = json!({ "key": registry, "value": url });
+    let set = api.call(Role::Superadmin, "POST", "/config/set", &body).await;
+    assert_eq!(set.status, 200);
 }
 
 fn lua() -> InstalledImage {

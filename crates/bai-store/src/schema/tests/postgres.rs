@@ -2,7 +2,7 @@
 
 use bai_testkit::services::postgres::{Database as TestDatabase, Postgres};
 
-use super::{LIVE, at, lines, migrated};
+use super::{LEFT_BEHIND, LIVE, at, lines, migrated};
 use crate::driver::Database;
 
 const ORIGINAL: &str = include_str!("../../../tests/original/schema.sql");
@@ -102,6 +102,14 @@ async fn live_kernels_are_found_by_index() {
             "{condition}: {plan:?}"
         );
     }
+    let (query, index) = LEFT_BEHIND;
+    let rows = database.fetch(format!("EXPLAIN {query}").into(), vec![]).await;
+    let plan: Vec<String> = rows
+        .expect("a plan")
+        .iter()
+        .map(|row| row.get("QUERY PLAN").expect("a step"))
+        .collect();
+    assert!(plan.iter().any(|step| step.contains(index)), "{plan:?}");
     let usage = "EXPLAIN SELECT k.id FROM kernels k JOIN \"groups\" g ON g.id = k.group_id \
                  WHERE k.terminated_at >= '2019-01-02' AND k.terminated_at < '2019-01-03' \
                  ORDER BY k.terminated_at, k.id LIMIT 1000";

@@ -60,15 +60,7 @@ pub async fn measure() -> Result<()> {
     let load = manager.load_during(sleep(WATCHED)).await?;
     table.row("heartbeats, of one core", &percent(load), "15 %");
 
-    let (access_key, secret_key) = Role::User.keypair().context("a keypair")?;
-    let requester = Requester {
-        address: site.address,
-        keypair: Keypair {
-            access_key: access_key.to_owned(),
-            secret_key: secret_key.to_owned(),
-        },
-    };
-    let mut single = requester.create(0..SINGLE, None).await?;
+    let mut single = Requester::new(&site, 0)?.create(0..SINGLE, None).await?;
     single.sort();
     let p99 = single.get(single.len() * 99 / 100).copied().unwrap_or_default();
     table.row("one session at a time, p99", &millis(p99), "15 ms");
@@ -80,11 +72,8 @@ pub async fn measure() -> Result<()> {
     let load = manager
         .load_during(async {
             for number in 1..=REQUESTERS {
-                let requester = requester.clone();
-                crowd.spawn(async move {
-                    let numbers = number * 1_000_000..(number + 1) * 1_000_000;
-                    requester.create(numbers, Some(begun + CROWD)).await
-                });
+                let requester = Requester::new(&site, number);
+                crowd.spawn(async move { requester?.create(0..usize::MAX, Some(begun + CROWD)).await });
             }
             made = crowd.join_all().await;
         })
@@ -106,21 +95,38 @@ fn percent(part: f64) -> String {
     format!("{:.0} %", part * 100.0)
 }
 
-/// Who asks for sessions.
-#[derive(Clone)]
+/// The access key of a requester.
+fn requesting(number: usize) -> String {
+    format!("AKIABENCH{number:011}")
+}
+
+/// Who asks for sessions, each with a keypair of its own.
 struct Requester {
+    number: usize,
     address: SocketAddr,
     keypair: Keypair,
 }
 
 impl Requester {
+    fn new(site: &Site, number: usize) -> Result<Self> {
+        let (_, secret_key) = Role::User.keypair().context("a keypair")?;
+        Ok(Self {
+            number,
+            address: site.address,
+            keypair: Keypair {
+                access_key: requesting(number),
+                secret_key: secret_key.to_owned(),
+            },
+        })
+    }
+
     /// Makes sessions one after the other, and says how long each took.
     async fn create(&self, numbers: std::ops::Range<usize>, until: Option<Instant>) -> Result<Vec<Duration>> {
         let mut connection = Connection::open(self.address).await?;
         let mut times = Vec::new();
         for number in numbers {
             let wanted = json!({
-                "lang": IMAGE, "clientSessionToken": format!("bench-{number}"),
+                "lang": IMAGE, "clientSessionToken": format!("bench-{}-{number}", self.number),
                 "config": { "resources": { "cpu": "1", "mem": "64m" } },
             });
             let request = self
@@ -155,7 +161,7 @@ struct Site {
 
 impl Site {
     fn start() -> Result<Result<Self>, Missing> {
-        let (postgres, etcd, redis) = (Postgres::start()?, Etcd::start()?, Redis::start()?);
+        let (postgres, etcd, redis) = (Postgres::start_durable()?, Etcd::start()?, Redis::start()?);
         Ok(Self::fill(postgres, etcd, redis))
     }
 
@@ -180,8 +186,16 @@ impl Site {
         site.command(&["schema", "oneshot"])?;
         let mut fixture = cast::fixture();
         fixture["keypair_resource_policies"][0]["max_concurrent_sessions"] = json!(1_000_000);
-        for keypair in fixture["keypairs"].as_array_mut().into_iter().flatten() {
-            keypair["rate_limit"] = json!(1_000_000_000);
+        let (access_key, _) = Role::User.keypair().context("a keypair")?;
+        let keypairs = fixture["keypairs"].as_array_mut().context("keypairs")?;
+        let of_user = keypairs
+            .iter()
+            .find(|keypair| keypair["access_key"] == access_key);
+        let mut keypair = of_user.context("a keypair")?.clone();
+        keypair["rate_limit"] = json!(1_000_000_000);
+        for number in 0..=REQUESTERS {
+            keypair["access_key"] = json!(requesting(number));
+            keypairs.push(keypair.clone());
         }
         site.put("fixture.json", &fixture, &["fixture", "populate"])?;
         site.command(&["etcd", "put", "config/redis/addr", &site.redis.address()])?;

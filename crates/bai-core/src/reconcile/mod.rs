@@ -11,17 +11,19 @@
 //! creation of a running kernel with the first answer, and destroying an unknown kernel succeeds); every transition is
 //! guarded by the states it may start from, so that a late outcome cannot revive a dead kernel.
 
-use std::collections::{BTreeMap, HashMap};
+mod start;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bai_model::{KernelId, KernelStatus, ResourceSlot, SlotValue};
-use bai_proto::agent::{AgentError, AgentRpc, ImageConfig, KernelConfig, KernelCreated, Mount};
-use bai_store::kernel::{KernelPorts, KernelRow};
+use bai_model::{KernelId, KernelStatus};
+use bai_proto::agent::{AgentError, AgentRpc, ServicePort};
+use bai_store::kernel::KernelRow;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::agents::is_agents_fault;
+pub(crate) use self::start::{Creation, Start};
 use crate::cluster::Duty;
 use crate::lifecycle::Lifecycle;
 use crate::{Error, Manager, Result};
@@ -54,6 +56,8 @@ enum IfClaimed {
 /// How a piece of work ended. `Done` carries the statistics of a terminated kernel.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
+    /// The kernel runs, with these services.
+    Started(Vec<ServicePort>),
     Done(Option<Value>),
     AgentFailed(AgentError),
     /// Another manager is at it.
@@ -99,7 +103,7 @@ impl Manager {
     /// for first: it may have been started for an earlier state.
     pub(crate) async fn carry_out(self: &Arc<Self>, kernel: KernelId) -> Outcome {
         loop {
-            let (receiver, is_ours) = self.start_work(kernel, IfClaimed::Follow);
+            let (receiver, is_ours) = self.start_work(kernel, None, IfClaimed::Follow);
             let outcome = wait_for(receiver).await;
             if is_ours {
                 return outcome;
@@ -109,8 +113,9 @@ impl Manager {
 
     /// The same for a kernel that was recorded a moment ago: whatever is going on for it was started for that record,
     /// so that its outcome is the wanted one, whoever started it.
-    pub(crate) async fn carry_out_first(self: &Arc<Self>, kernel: KernelId) -> Outcome {
-        let (receiver, is_ours) = self.start_work(kernel, IfClaimed::Follow);
+    pub(crate) async fn carry_out_first(self: &Arc<Self>, creation: Creation) -> Outcome {
+        let kernel = creation.kernel;
+        let (receiver, is_ours) = self.start_work(kernel, Some(creation), IfClaimed::Follow);
         let outcome = wait_for(receiver).await;
         match outcome {
             Outcome::Elsewhere if !is_ours => self.carry_out(kernel).await,
@@ -118,10 +123,12 @@ impl Manager {
         }
     }
 
-    /// Starts the work for a kernel unless it is going on. The second value says whether it was started here.
+    /// Starts the work for a kernel unless it is going on; if its creation is given, with that. The second value says whether
+    /// it was started here.
     fn start_work(
         self: &Arc<Self>,
         kernel: KernelId,
+        creation: Option<Creation>,
         if_claimed: IfClaimed,
     ) -> (watch::Receiver<Option<Outcome>>, bool) {
         let mut in_flight = self.in_flight.lock();
@@ -137,13 +144,14 @@ impl Manager {
                 in_flight: &manager.in_flight,
                 kernel,
             };
-            let outcome = manager
-                .work(kernel, if_claimed)
-                .await
-                .unwrap_or_else(|error| match error {
-                    Error::ServiceUnavailable(text) => Outcome::Away(text),
-                    error => Outcome::Overtaken(error.to_string()),
-                });
+            let outcome =
+                manager
+                    .work(kernel, creation, if_claimed)
+                    .await
+                    .unwrap_or_else(|error| match error {
+                        Error::ServiceUnavailable(text) => Outcome::Away(text),
+                        error => Outcome::Overtaken(error.to_string()),
+                    });
             drop(registered);
             // Nobody waiting is fine: the record holds the result.
             _ = sender.send(Some(outcome));
@@ -151,7 +159,12 @@ impl Manager {
         (receiver, true)
     }
 
-    async fn work(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+    async fn work(
+        self: &Arc<Self>,
+        kernel: KernelId,
+        creation: Option<Creation>,
+        if_claimed: IfClaimed,
+    ) -> Result<Outcome> {
         let duty = Duty::Kernel(kernel);
         if !self.claim(&duty).await? {
             return match if_claimed {
@@ -159,7 +172,7 @@ impl Manager {
                 IfClaimed::Follow => self.follow(kernel).await,
             };
         }
-        let outcome = self.work_with_patience(kernel, if_claimed).await;
+        let outcome = self.work_with_patience(kernel, creation, if_claimed).await;
         let was_lost = outcome.is_err() && !self.has_claimed(&duty).await.unwrap_or(true);
         self.give_back(kernel).await;
         match outcome {
@@ -177,10 +190,18 @@ impl Manager {
     }
 
     /// Does the work, again while a service that it needs is away: every step may be repeated.
-    async fn work_with_patience(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+    async fn work_with_patience(
+        self: &Arc<Self>,
+        kernel: KernelId,
+        mut creation: Option<Creation>,
+        if_claimed: IfClaimed,
+    ) -> Result<Outcome> {
         let started = tokio::time::Instant::now();
         loop {
-            let outcome = self.work_claimed(kernel, if_claimed).await;
+            let outcome = match creation.take() {
+                Some(creation) => self.work_with_new(creation, if_claimed).await,
+                None => self.work_claimed(kernel, if_claimed).await,
+            };
             let is_away = matches!(outcome, Err(Error::ServiceUnavailable(_)));
             if !is_away || started.elapsed() > AWAY_PATIENCE || self.stopping.is_cancelled() {
                 return outcome;
@@ -193,15 +214,24 @@ impl Manager {
         }
     }
 
-    async fn work_claimed(&self, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
+    /// Creates a kernel without a look at its record, which was written a moment ago. Should it have changed since, the start
+    /// is not recorded.
+    async fn work_with_new(self: &Arc<Self>, creation: Creation, if_claimed: IfClaimed) -> Result<Outcome> {
+        match self.agent(&creation.agent).await? {
+            Some(agent) => self.create_on(&agent, creation).await,
+            None => self.work_claimed(creation.kernel, if_claimed).await,
+        }
+    }
+
+    async fn work_claimed(self: &Arc<Self>, kernel: KernelId, if_claimed: IfClaimed) -> Result<Outcome> {
         let Some(row) = self.store.reader().kernel(kernel).await? else {
             return Ok(Outcome::Overtaken("the kernel is not recorded".to_owned()));
         };
         let agent = match &row.agent {
-            Some(id) => self.agent(id).await?,
+            Some(id) => self.agent(id).await?.map(|agent| (id, agent)),
             None => None,
         };
-        let Some(agent) = agent else {
+        let Some((id, agent)) = agent else {
             // Only a request comes here for an agent that has just gone; what it recorded must not outlive its answer.
             if row.status == Some(KernelStatus::Preparing) {
                 self.record_end(Some(&Duty::Kernel(kernel)), kernel, CREATION_FAILED, None)
@@ -219,7 +249,7 @@ impl Manager {
                 if if_claimed == IfClaimed::Leave {
                     self.clear_for_creation(&agent, &row).await;
                 }
-                self.create_on(&agent, &row).await
+                self.create_recorded(id, &agent, &row).await
             }
             Some(KernelStatus::Restarting) => self.restart_on(&agent, &row).await,
             Some(KernelStatus::Terminating) => self.destroy_on(&agent, &row).await,
@@ -256,79 +286,7 @@ impl Manager {
         }
     }
 
-    async fn create_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
-        let (rpc, kernel) = (Arc::clone(agent), row.id);
-        let answer = match self.kernel_config(row).await {
-            Ok(config) => {
-                self.answered(CREATION_DEADLINE, async move {
-                    rpc.create_kernel(kernel, config).await
-                })
-                .await
-            }
-            // The image left the catalogue: trying again would not help.
-            Err(Error::Internal(text)) => Err(AgentError::exception("RuntimeError", text)),
-            Err(error) => return Err(error),
-        };
-        match answer {
-            Ok(created) => {
-                self.note_start(row, true);
-                self.record_start(row, &[KernelStatus::Preparing], created).await
-            }
-            Err(error) => {
-                tracing::warn!(kernel.id = %row.id, %error, "a kernel could not be created");
-                if is_agents_fault(&error) {
-                    self.note_start(row, false);
-                }
-                // The agent may have got further than its answer says.
-                match self.destroyed(agent, row.id).await {
-                    Ok(_) => {
-                        self.record_end(Some(&Duty::Kernel(row.id)), row.id, CREATION_FAILED, None)
-                            .await?
-                    }
-                    Err(error) => {
-                        tracing::warn!(kernel.id = %row.id, %error, "a half-created kernel could not be destroyed; it will be tried again");
-                        self.end_later(row).await?;
-                    }
-                }
-                Ok(Outcome::AgentFailed(error))
-            }
-        }
-    }
-
-    /// Notes how a start went, and says so when its agent is avoided from now on.
-    fn note_start(&self, row: &KernelRow, has_succeeded: bool) {
-        let Some(agent) = &row.agent else { return };
-        if let Some(time) = self.agents.note_start(agent, has_succeeded) {
-            tracing::warn!(
-                agent.id = %agent, ?time,
-                "an agent is quarantined because its starts keep failing: for this time it gets sessions only when no other agent has room"
-            );
-        }
-    }
-
-    /// Records that a creation failed, and that the agent still has to be told.
-    async fn end_later(&self, row: &KernelRow) -> Result<()> {
-        let duty = Duty::Kernel(row.id);
-        let mut tx = self.store.begin().await?;
-        self.fence(&mut tx, &duty).await?;
-        let (from, to) = (&[KernelStatus::Preparing], KernelStatus::Terminating);
-        tx.set_kernel_status(row.id, from, to, Some(CREATION_FAILED))
-            .await?;
-        self.commit_and_give_back(tx, &duty).await
-    }
-
-    /// Before a creation is begun that somebody may have begun before: an agent that cannot be asked what it runs, as those
-    /// of 19.06 cannot, would fail because of what is there (`agent-protocol.md` 2.2). What fails here fails there.
-    async fn clear_for_creation(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) {
-        let listed = self.listed(agent).await;
-        if listed.is_err_and(|error| error.is_not_provided())
-            && let Err(error) = self.destroyed(agent, row.id).await
-        {
-            tracing::debug!(kernel.id = %row.id, %error, "a kernel could not be cleared away before its creation");
-        }
-    }
-
-    async fn restart_on(&self, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
+    async fn restart_on(self: &Arc<Self>, agent: &Arc<dyn AgentRpc>, row: &KernelRow) -> Result<Outcome> {
         let (rpc, kernel) = (Arc::clone(agent), row.id);
         let (answer, other) = match self.kernel_config(row).await {
             Ok(config) => {
@@ -343,7 +301,7 @@ impl Manager {
             Err(error) => return Err(error),
         };
         match answer {
-            Ok(created) => self.record_start(row, &[KernelStatus::Restarting], created).await,
+            Ok(created) => self.record_start(row.id, KernelStatus::Restarting, created).await,
             Err(error) => {
                 let info = match error {
                     AgentError::Timeout => "Operation timeout (restart_session)",
@@ -420,37 +378,6 @@ impl Manager {
         }
     }
 
-    async fn record_start(
-        &self,
-        row: &KernelRow,
-        from: &[KernelStatus],
-        created: KernelCreated,
-    ) -> Result<Outcome> {
-        let ports = KernelPorts {
-            container_id: created.container_id,
-            kernel_host: created.kernel_host,
-            repl_in_port: created.repl_in_port,
-            repl_out_port: created.repl_out_port,
-            stdin_port: created.stdin_port,
-            stdout_port: created.stdout_port,
-            service_ports: serde_json::to_value(created.service_ports).unwrap_or(Value::Null),
-        };
-        let duty = Duty::Kernel(row.id);
-        let mut tx = self.store.begin().await?;
-        self.fence(&mut tx, &duty).await?;
-        let is_recorded = tx.kernel_started(row.id, from, &ports).await?;
-        self.commit_and_give_back(tx, &duty).await?;
-        if is_recorded {
-            self.announce(row.id, Lifecycle::Started, "");
-            return Ok(Outcome::Done(None));
-        }
-        // Destroyed or died while it was being made; whoever changed the record nudges the reconciler for the rest.
-        self.nudge_reconcilers();
-        Ok(Outcome::Overtaken(
-            "the session was terminated while it was being started".to_owned(),
-        ))
-    }
-
     /// Records that a kernel ended, if the work that found it so is still this manager's. `None` is what an agent told.
     pub(crate) async fn record_end(
         &self,
@@ -476,85 +403,6 @@ impl Manager {
         Ok(())
     }
 
-    /// What the agent is told of a kernel, from its record alone: the same at the first attempt and after a crash.
-    async fn kernel_config(&self, row: &KernelRow) -> Result<KernelConfig> {
-        let types = self.slot_types().await?;
-        let registries: Vec<String> = row.registry.iter().cloned().collect();
-        let reference = bai_model::ImageRef::parse(row.image.as_deref().unwrap_or_default(), &registries)
-            .map_err(|error| {
-                Error::Internal(format!(
-                    "the recorded image of kernel {} is malformed: {error}",
-                    row.id
-                ))
-            })?;
-        let image = self.image(reference, &types).await?.ok_or_else(|| {
-            Error::Internal(format!(
-                "the image of kernel {} is no longer in the catalogue",
-                row.id
-            ))
-        })?;
-        let reader = self.store.reader();
-        let idle_timeout = match &row.access_key {
-            Some(access_key) => reader
-                .policy_of_keypair(access_key)
-                .await?
-                .map_or(0, |policy| policy.idle_timeout),
-            None => 0,
-        };
-        let mounts = reader.mounts_of_kernel(row.id).await?;
-        let environ: BTreeMap<String, String> = row
-            .environ
-            .iter()
-            .filter_map(|entry| entry.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        let (resource_slots, has_image) = self.for_agent(row, &image.config).await?;
-        let mut image = image.config;
-        if has_image {
-            // Nothing is to be fetched (Q-S4).
-            (image.registry.username, image.registry.password) = (None, None);
-        }
-        Ok(KernelConfig {
-            image,
-            resource_slots,
-            idle_timeout: u64::try_from(idle_timeout).unwrap_or(0),
-            mounts: mounts
-                .into_iter()
-                .map(|mount| Mount {
-                    name: mount.name,
-                    host: mount.host,
-                    folder: mount.id.0.simple().to_string(),
-                    writable: mount.permission > bai_model::VFolderPermission::ReadOnly,
-                })
-                .collect(),
-            environ,
-        })
-    }
-
-    /// The slots of a kernel without those that its agent does not have and that it wants none of, which an agent of 19.06
-    /// refuses (`agent-protocol.md` 2.2), and whether the agent is known to have this very image.
-    async fn for_agent(&self, row: &KernelRow, image: &ImageConfig) -> Result<(ResourceSlot, bool)> {
-        let Some(agent) = &row.agent else {
-            return Ok((row.occupied_slots.clone(), false));
-        };
-        let info = self.agents.info(agent);
-        let available = match &info {
-            Some(info) => Some(info.available_slots.clone()),
-            None => {
-                let row = self.store.reader().agent(agent).await?;
-                row.map(|row| row.available_slots)
-            }
-        };
-        let mut slots = row.occupied_slots.clone();
-        if let Some(available) = available {
-            slots
-                .0
-                .retain(|(name, amount)| *amount != SlotValue::ZERO || available.get(name).is_some());
-        }
-        let has_image = info.is_some_and(|info| info.has(image));
-        Ok((slots, has_image))
-    }
-
     /// Starts what is recorded and not going on, and compares records and agents where that is due. Takes no input and may
     /// run at any time.
     pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<()> {
@@ -562,7 +410,7 @@ impl Manager {
         for row in between {
             let agent = row.agent.as_ref();
             if agent.is_some_and(|agent| self.agents.is_reachable(agent)) {
-                self.start_work(row.id, IfClaimed::Leave);
+                self.start_work(row.id, None, IfClaimed::Leave);
             }
         }
         self.compare_agents().await
