@@ -64,6 +64,8 @@ pub(crate) struct Host {
     pub listen: IpAddr,
     pub kernel_host: Option<String>,
     pub allow: AllowList,
+    /// The most bytes in a work folder, where those are memory.
+    pub memory_scratch: Option<u64>,
     ledger: Mutex<Ledger>,
     events: mpsc::Sender<AgentEvent>,
 }
@@ -86,6 +88,7 @@ impl Host {
             listen: options.listen,
             kernel_host: options.kernel_host,
             allow: options.allow,
+            memory_scratch: options.memory_scratch,
             ledger: Mutex::new(Ledger::new(pool, Ports::new(options.port_range))),
             events: options.events,
         }

@@ -308,6 +308,14 @@ async fn an_agent_does_what_managers_ask() {
 }
 
 #[tokio::test]
+async fn work_folders_can_be_in_memory() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    whole::life_in_memory(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
 async fn a_terminal_is_typed_into_and_outlives_the_agent() {
     let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
         return;

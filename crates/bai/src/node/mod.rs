@@ -287,6 +287,7 @@ async fn agent_options(
         kernel_host: Some(kernel_host.unwrap_or_else(|| address.endpoint.host.clone())),
         allow: AllowList::parse(&config.bai.allow_managers).context("bai.allow-managers")?,
         scratch_root: config.container.scratch_root.clone(),
+        memory_scratch: config.container.memory_scratch(),
         port_range: config.container.port_range.0.clone(),
         resources,
         gpus,

@@ -12,7 +12,7 @@ mod watcher;
 
 use serde::Serialize;
 
-pub use container::{Container, PortRange};
+pub use container::{Container, PortRange, ScratchType};
 pub use node::{ListenAddr, Node};
 pub use own::{Cuda, Own, TlsFiles};
 pub use resource::Resource;
