@@ -21,7 +21,7 @@ use crate::resource::allocation::Pool;
 use crate::resource::nvidia::Driver;
 use crate::resource::ports::Ports;
 use crate::runtime::Runtime;
-use crate::stats::Publisher;
+use crate::stats::{Latest, Publisher};
 use crate::tasks::Tasks;
 
 /// How long the manager may take to accept an event.
@@ -57,6 +57,7 @@ pub(crate) struct Host {
     pub tasks: Tasks,
     pub publisher: Publisher,
     pub gpus: Option<Arc<Driver>>,
+    pub device_use: Latest,
     /// What managers are told of this agent beside its amounts.
     pub identity: Identity,
     pub offer: Offer,
@@ -83,6 +84,7 @@ impl Host {
             tasks: Tasks::default(),
             publisher: Publisher::new(options.publish),
             gpus: options.gpus,
+            device_use: Latest::default(),
             identity: options.identity,
             offer: Offer::default(),
             listen: options.listen,
