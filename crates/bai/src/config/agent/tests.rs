@@ -88,6 +88,14 @@ fn every_mistake_is_named_with_its_remedy() {
             "bai.cpu-overcommit must be from 1 to 64; it is 0",
         ),
         (
+            last("[bai]\ncloud = 'ours'"),
+            "bai.cloud must be one of off, amazon, azure, google; it is \"ours\"",
+        ),
+        (
+            last("[bai]\ncloud-metadata = '169.254.169.254'"),
+            "bai.cloud-metadata must be an address such as \"http://169.254.169.254\"; it is \"169.254.169.254\"",
+        ),
+        (
             last("[bai.tls]\nauthority = '/dev/null'"),
             "bai.tls.authority there is no file /dev/null",
         ),
