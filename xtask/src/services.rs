@@ -1,5 +1,5 @@
-//! The programs that the tests need beside ours, most of them servers that they start for themselves, from the system's
-//! packages.
+//! The programs that the tests need beside ours, from the system's packages: servers that they start for themselves, and
+//! languages of sessions.
 //!
 //! Only the programs are wanted: nothing that a package would start by default is started. What cannot be installed is
 //! skipped by the tests that need it, each with its reason.
@@ -27,6 +27,11 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("musl-gcc", "", "musl-tools"),
     // Compiles libFuzzer.
     ("c++", "", "g++"),
+    // Languages of sessions; R's with its Jupyter kernel. Go is not here, because it is eighty megabytes.
+    ("Rscript", "", "r-cran-irkernel"),
+    ("ruby", "", "ruby"),
+    ("lua", "", "lua5.3"),
+    ("php", "", "php-cli"),
 ];
 /// Debian asks this program before it starts a service; 101 means that it must not.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

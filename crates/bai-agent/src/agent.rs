@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use crate::heartbeat::{self, Identity};
 use crate::host::{Host, Layout};
 use crate::image::{Images, Shelf};
-use crate::kernel::lifecycle;
 use crate::kernel::registry::Kernel;
+use crate::kernel::{lifecycle, memory};
 use crate::resource::discovery::{self, Wanted};
 use crate::resource::nvidia::Driver;
 use crate::runtime::Runtime;
@@ -40,6 +40,9 @@ pub struct AgentOptions {
     pub data_dir: PathBuf,
     /// A folder for each kernel; `scratch` in `data_dir` unless it is somewhere else.
     pub scratch_root: PathBuf,
+    /// The most bytes in a kernel's work folder, to have those in memory; they are on the disk otherwise, and also where this
+    /// process must not mount.
+    pub memory_scratch: Option<u64>,
     /// Host ports for kernels' services and terminals.
     pub port_range: RangeInclusive<u16>,
     /// The address of this host on which those ports are opened.
@@ -96,6 +99,7 @@ impl AgentOptions {
             resources: Wanted::default(),
             mounts_root: data_dir.join("volumes"),
             scratch_root: data_dir.join("scratch"),
+            memory_scratch: None,
             data_dir,
             mount_prefix: String::new(),
             images: Images::of_host(None),
@@ -134,7 +138,7 @@ impl Agent {
     ///
     /// # Errors
     /// When its folder cannot be used.
-    pub async fn start(options: AgentOptions) -> Result<Arc<Self>, StartError> {
+    pub async fn start(mut options: AgentOptions) -> Result<Arc<Self>, StartError> {
         let layout = Layout {
             trash: trash_of(&options),
             scratch: options.scratch_root.clone(),
@@ -147,6 +151,9 @@ impl Agent {
         let pool =
             prepared.unwrap_or_else(|| Err((PathBuf::new(), io::Error::other("the process is going down"))));
         let pool = pool.map_err(|(path, source)| StartError::Folder { path, source })?;
+        if options.memory_scratch.is_some() && !can_mount(options.scratch_root.clone()).await {
+            options.memory_scratch = None;
+        }
         let kept = options.data_dir.join("images.json");
         let images = Shelf::fill(options.images.clone(), &kept, options.clock.now()).await;
         let (idle_check_period, stats_period) = (options.idle_check_period, options.stats_period);
@@ -262,6 +269,23 @@ fn make_folders(layout: &Layout) -> Result<(), (PathBuf, io::Error)> {
     // Sessions' users have to get through to their own folders; nobody has to see the others' names.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
     fs::set_permissions(&layout.scratch, mode).map_err(|error| (layout.scratch.clone(), error))
+}
+
+/// Whether work folders can be in memory; why not is in the log.
+async fn can_mount(scratch_root: PathBuf) -> bool {
+    let tried = blocking(move || memory::try_out(&scratch_root)).await;
+    match tried {
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            tracing::warn!(
+                %error,
+                "sessions' work folders are on the disk, although they should be in memory: this process must not mount. Run \
+                 it as root, or mount a tmpfs at the scratch root"
+            );
+            false
+        }
+        None => false,
+    }
 }
 
 /// Folders are thrown away by renaming, which stays on one file system.

@@ -21,7 +21,7 @@ use crate::resource::allocation::Pool;
 use crate::resource::nvidia::Driver;
 use crate::resource::ports::Ports;
 use crate::runtime::Runtime;
-use crate::stats::Publisher;
+use crate::stats::{Latest, Publisher};
 use crate::tasks::Tasks;
 
 /// How long the manager may take to accept an event.
@@ -57,6 +57,7 @@ pub(crate) struct Host {
     pub tasks: Tasks,
     pub publisher: Publisher,
     pub gpus: Option<Arc<Driver>>,
+    pub device_use: Latest,
     /// What managers are told of this agent beside its amounts.
     pub identity: Identity,
     pub offer: Offer,
@@ -64,6 +65,8 @@ pub(crate) struct Host {
     pub listen: IpAddr,
     pub kernel_host: Option<String>,
     pub allow: AllowList,
+    /// The most bytes in a work folder, where those are memory.
+    pub memory_scratch: Option<u64>,
     ledger: Mutex<Ledger>,
     events: mpsc::Sender<AgentEvent>,
 }
@@ -81,11 +84,13 @@ impl Host {
             tasks: Tasks::default(),
             publisher: Publisher::new(options.publish),
             gpus: options.gpus,
+            device_use: Latest::default(),
             identity: options.identity,
             offer: Offer::default(),
             listen: options.listen,
             kernel_host: options.kernel_host,
             allow: options.allow,
+            memory_scratch: options.memory_scratch,
             ledger: Mutex::new(Ledger::new(pool, Ports::new(options.port_range))),
             events: options.events,
         }

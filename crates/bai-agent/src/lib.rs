@@ -29,3 +29,4 @@ mod tests;
 pub use agent::{Agent, AgentOptions, StartError};
 pub use heartbeat::Identity;
 pub use image::Images;
+pub use kernel::memory::DEFAULT_SIZE as DEFAULT_MEMORY_SCRATCH;

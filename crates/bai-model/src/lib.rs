@@ -20,7 +20,7 @@ pub mod slot;
 pub mod time;
 
 pub use agent::AgentStatus;
-pub use binary_size::BinarySize;
+pub use binary_size::{BinarySize, SizeUnit};
 pub use credential::{AccessKey, SecretKey};
 pub use ids::{AgentId, DomainName, GroupId, KernelId, RunId, SessionName, UserId, VFolderId};
 pub use image_ref::ImageRef;

@@ -329,6 +329,81 @@ async fn an_agent_joins_works_and_leaves() {
     assert_eq!(bed.site.get(&status).await.unwrap(), None, "the id is free again");
 }
 
+/// What the file and the site say of where sessions are, seen from inside of one and from a manager.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_where_the_file_and_the_site_say() {
+    let bed = match Bed::new().await {
+        Ok(bed) => bed,
+        Err(missing) => return println!("SKIPPED: the agent daemon, because {missing}"),
+    };
+    bed.site
+        .put("config/network/subnet/container", "127.0.0.0/8")
+        .await
+        .unwrap();
+    let etcd = bed.etcd.address();
+    let mut place = Place::at(
+        "127.0.0.2",
+        31200..=31230,
+        &etcd,
+        "local",
+        ID,
+        "runtime = 'process'",
+    );
+    let file = place.path("agent.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("'hostdir'", "'memory'\nscratch-size = '8m'");
+    std::fs::write(&file, text.replace("[agent]\n", "[agent]\nregion = 'cellar'\n")).unwrap();
+    place.enter = ["sh", "-c", "ulimit -Sn 256; exec \"$@\"", "sh"]
+        .map(str::to_owned)
+        .to_vec();
+    // Its events come from another address of this host than the one at which it is called.
+    let mut peer = Peer::start_with(ReceiverOptions {
+        check_sources: false,
+        ..ReceiverOptions::default()
+    })
+    .await;
+    peer.register(&bed.site).await;
+    let mut agent = place.start();
+    let info = peer.heartbeat().await;
+    assert_eq!(info.region, "cellar");
+    assert_eq!(info.addr, place.endpoint());
+    peer.end_of_start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let files: Vec<&str> = files.unwrap().split_whitespace().collect();
+    assert_eq!(files[0], files[1], "as many as it is allowed to");
+
+    let rpc = connect(&place);
+    let kernel = KernelId(uuid::Uuid::from_u128(1));
+    let created = rpc.create_kernel(kernel, shell(&info, &[])).await.unwrap();
+    assert_eq!(created.kernel_host.as_deref(), Some("127.0.0.1"));
+    let terminal = tokio::net::TcpStream::connect(("127.0.0.1", created.stdin_port)).await;
+    terminal.expect("it listens there");
+    let size = run(&rpc, kernel, "one", "stat -f -c '%b %S' .; echo kept > file").await;
+    if agent.log().contains("must not mount") {
+        println!("SKIPPED: work folders in memory, because mounting is refused here");
+    } else {
+        assert_eq!(size, "2048 4096\n");
+    }
+    agent.signal("-INT");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    let mut agent = place.start();
+    peer.end_of_start().await;
+    assert_eq!(run(&rpc, kernel, "two", "cat file").await, "kept\n");
+    let archive = rpc.download_file(kernel, "file".to_owned()).await.unwrap();
+    assert!(
+        archive.windows(4).any(|bytes| bytes == b"kept"),
+        "the agent sees it too"
+    );
+    agent.signal("-TERM");
+    assert!(agent.ended().await.success(), "{}", agent.log());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let scratch = place.path("scratch").display().to_string();
+    assert!(!mounts.contains(&scratch), "{mounts}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_containers_where_there_is_docker() {
     let bed = match Bed::new().await {

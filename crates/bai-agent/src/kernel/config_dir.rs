@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use bai_model::BinarySize;
+use bai_model::{BinarySize, SizeUnit};
 use serde_json::{Map, Value};
 
 use super::state::KernelState;
@@ -46,6 +46,8 @@ fn environ_text(environ: &BTreeMap<String, String>) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResourceRecord {
     pub container_id: Option<String>,
+    /// The most bytes in a work folder that is memory; 0 for one on the disk.
+    pub scratch_size: u64,
     /// `<host>:<kernel>:<permission>`.
     pub mounts: Vec<String>,
     pub slots: BTreeMap<String, String>,
@@ -76,6 +78,7 @@ impl ResourceRecord {
         }
         Self {
             container_id: state.container_id.clone(),
+            scratch_size: state.memory_scratch.unwrap_or(0),
             mounts: mounts.collect(),
             slots: state
                 .slots
@@ -94,8 +97,9 @@ impl ResourceRecord {
             .map(|(name, amount)| format!("{}: {}", Value::from(name.as_str()), Value::from(amount.as_str())))
             .collect();
         let mut text = format!(
-            "CID={}\nSCRATCH_SIZE=0m\nMOUNTS={}\nSLOTS={{{}}}\nIDLE_TIMEOUT={}\n",
+            "CID={}\nSCRATCH_SIZE={}\nMOUNTS={}\nSLOTS={{{}}}\nIDLE_TIMEOUT={}\n",
             self.container_id.as_deref().unwrap_or("None"),
+            BinarySize::Bytes(self.scratch_size.into()).fixed(SizeUnit::Mebi),
             self.mounts.join(","),
             slots.join(", "),
             self.idle_timeout,
@@ -138,6 +142,13 @@ impl ResourceRecord {
             };
             match key {
                 "CID" => record.container_id = Some(value.to_owned()).filter(|id| id != "None"),
+                "SCRATCH_SIZE" => {
+                    let size = match BinarySize::parse(value) {
+                        Ok(BinarySize::Bytes(bytes)) => u64::try_from(bytes).ok(),
+                        _ => None,
+                    };
+                    record.scratch_size = size.ok_or_else(|| format!("malformed size: {value}"))?;
+                }
                 "MOUNTS" => record.mounts = list().collect(),
                 "SLOTS" => {
                     let slots: Map<String, Value> =
@@ -190,6 +201,7 @@ mod tests {
     fn every_field_survives() {
         let record = ResourceRecord {
             container_id: None,
+            scratch_size: 64 << 20,
             mounts: vec![
                 "/mnt/local/00112233:/home/work/data:rw".into(),
                 "/a:/home/work/b:ro".into(),
@@ -201,14 +213,20 @@ mod tests {
                 BTreeMap::from([("0".into(), "0.5".into()), ("1".into(), "1".into())]),
             )]),
         };
-        assert!(record.to_text().contains("CID=None\n"));
+        assert!(record.to_text().contains("CID=None\nSCRATCH_SIZE=64m\n"));
         assert!(record.to_text().contains("CUDA.SHARES_SHARES=0:0.5,1:1\n"));
         assert_eq!(ResourceRecord::parse(&record.to_text()), Ok(record));
     }
 
     #[test]
     fn malformed_lines_are_named() {
-        for text in ["CID", "SLOTS=x", "IDLE_TIMEOUT=x", "CPU_SHARES=1"] {
+        for text in [
+            "CID",
+            "SCRATCH_SIZE=x",
+            "SLOTS=x",
+            "IDLE_TIMEOUT=x",
+            "CPU_SHARES=1",
+        ] {
             assert!(ResourceRecord::parse(text).is_err(), "{text}");
         }
         assert!(ResourceRecord::parse("OTHER=1\n").is_ok());

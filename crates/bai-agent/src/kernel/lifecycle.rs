@@ -20,13 +20,15 @@ use serde_json::Value;
 use super::listen::{Listeners, OWN_PORTS};
 use super::registry::{Kernel, Life};
 use super::state::{KernelState, Phase, note_active_run, read_active_run};
-use super::{config_dir, logs, plan, trash};
+use super::{config_dir, logs, memory, plan, trash};
 use crate::error;
 use crate::host::Host;
 use crate::resource::{Grant, Refused};
 use crate::runtime::{KernelSpec, RuntimeError};
 use crate::tasks::blocking;
 
+/// In a kernel's folder, what its session sees as `/home/work`.
+const WORK: &str = "work";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 const KILL_DEADLINE: Duration = Duration::from_secs(45);
@@ -116,6 +118,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         service_ports: services,
         idle_timeout: config.idle_timeout,
         folders,
+        memory_scratch: host.memory_scratch,
     };
     state.set_ports(ports);
     let scratch = host.layout.scratch_of(id);
@@ -141,19 +144,20 @@ fn take(host: &Host, id: KernelId, slots: &ResourceSlot, ports: usize) -> Result
 
 /// Makes the folders of a kernel, without anything of a failed attempt.
 fn prepare(scratch: &Path, state: &KernelState) -> io::Result<()> {
+    memory::unmount(&scratch.join(WORK))?;
     match fs::remove_dir_all(scratch) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     // The session's user has to get through, nobody has to look around.
     fs::DirBuilder::new().mode(0o711).create(scratch)?;
-    for (name, mode) in [
-        ("work", 0o755),
-        ("work/.jupyter", 0o755),
-        ("config", 0o755),
-        ("run", 0o700),
-    ] {
-        fs::DirBuilder::new().mode(mode).create(scratch.join(name))?;
+    let make = |name: &str, mode| fs::DirBuilder::new().mode(mode).create(scratch.join(name));
+    make(WORK, 0o755)?;
+    if let Some(size) = state.memory_scratch {
+        memory::mount(&scratch.join(WORK), size)?;
+    }
+    for (name, mode) in [("work/.jupyter", 0o755), ("config", 0o755), ("run", 0o700)] {
+        make(name, mode)?;
     }
     config_dir::write(&scratch.join("config"), state)?;
     state.write(scratch)
@@ -311,8 +315,12 @@ pub(crate) async fn restart(
     if let Some(old) = old {
         kill(host, &state.spec(&scratch), &old).await?;
     }
-    let dir = scratch.clone();
+    let (dir, prepared) = (scratch.clone(), state.clone());
     disk(move || {
+        // Memory does not outlive the machine.
+        if let Some(size) = prepared.memory_scratch {
+            memory::mount(&dir.join(WORK), size)?;
+        }
         note_active_run(&dir, None);
         logs::remove(&dir)
     })
@@ -423,6 +431,13 @@ async fn adopt(host: &Arc<Host>, id: KernelId) {
     match adopted {
         Ok(Some(started)) => {
             tracing::info!(kernel.id = %id, container = started.container_id, "kernel found again");
+            if state.memory_scratch.is_some() && !memory::is_mounted(&scratch.join(WORK)).unwrap_or(false) {
+                tracing::warn!(
+                    kernel.id = %id,
+                    "its work folder in memory is not to be seen from here, so that its files cannot be listed, fetched or \
+                     sent: the agent must not have mounts of its own (PrivateMounts=, PrivateTmp= of its unit)"
+                );
+            }
             let listeners = Listeners::bind_again(host, &state).await;
             let life = Life::begin(host, &state, listeners, started.container_id, run);
             kernel.begin_life(Arc::clone(&life));
@@ -446,7 +461,8 @@ async fn adopt(host: &Arc<Host>, id: KernelId) {
 async fn discard(host: &Arc<Host>, id: KernelId) {
     let (folder, thrown) = (host.layout.scratch_of(id), host.layout.trash.join(host.unique()));
     let to = thrown.clone();
-    if let Some(Err(error)) = blocking(move || trash::throw(&folder, &to)).await {
+    let forget = move || memory::unmount(&folder.join(WORK)).and_then(|()| trash::throw(&folder, &to));
+    if let Some(Err(error)) = blocking(forget).await {
         tracing::error!(kernel.id = %id, %error, "the folder of a kernel cannot be moved away");
     }
     host.registry.remove(id);

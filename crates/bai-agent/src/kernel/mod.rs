@@ -10,6 +10,7 @@ mod forward;
 pub(crate) mod lifecycle;
 mod listen;
 pub(crate) mod logs;
+pub(crate) mod memory;
 mod output;
 mod plan;
 pub(crate) mod registry;

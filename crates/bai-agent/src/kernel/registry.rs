@@ -3,7 +3,7 @@
 //! Invariants: a kernel is created, restarted and removed only by whoever holds its turn; whoever has a kernel in hand
 //! may find that it ended meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -21,8 +21,9 @@ use super::run::Runs;
 use super::state::KernelState;
 use super::terminal::{Size, Terminal};
 use crate::host::Host;
+use crate::resource::allocation::Share;
 use crate::runtime::{KernelSpec, Sample};
-use crate::stats::{FolderSize, History};
+use crate::stats::{FolderSize, History, Usage};
 
 /// A kernel that exists, with or without processes.
 #[derive(Debug)]
@@ -120,11 +121,26 @@ impl Kernel {
         self.lock().scratch
     }
 
+    /// What it holds of cores, memory and devices.
+    pub fn share(&self) -> Share {
+        self.lock().state.grant.share.clone()
+    }
+
     /// Takes a measurement in; what is known now.
-    pub fn add_measurement(&self, sample: &Sample, scratch: FolderSize, limit: u64, now: Instant) -> Value {
+    pub fn add_measurement(
+        &self,
+        sample: &Sample,
+        scratch: FolderSize,
+        limit: u64,
+        devices: &BTreeMap<String, Usage>,
+        now: Instant,
+    ) -> Value {
         let mut inner = self.lock();
         inner.scratch = scratch;
-        let stats = inner.history.add(sample, scratch.bytes, limit, now);
+        let mut stats = inner.history.add(sample, scratch.bytes, limit, now);
+        if let Value::Object(stats) = &mut stats {
+            stats.extend(inner.history.add_devices(devices, now));
+        }
         inner.stats = Some(stats.clone());
         stats
     }

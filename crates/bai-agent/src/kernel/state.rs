@@ -78,6 +78,9 @@ pub(crate) struct KernelState {
     pub idle_timeout: u64,
     pub environ: BTreeMap<String, String>,
     pub folders: Vec<BoundFolder>,
+    /// The most bytes in the work folder, where that is memory; it is on the disk otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_scratch: Option<u64>,
 }
 
 impl KernelState {

@@ -4,10 +4,12 @@
 //! was used (usage reports read it as the amount used) and its percentage is of what the kernel may use. Capacities that
 //! nothing has are absent.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use super::devices::Usage;
 use super::metric::{Series, Stat, Unit, metric, number};
 use crate::runtime::Sample;
 
@@ -22,9 +24,26 @@ pub(crate) struct History {
     scratch: Series,
     received: Series,
     sent: Series,
+    /// Memory and time of devices, by their kind.
+    devices: BTreeMap<String, (Series, Series)>,
 }
 
 impl History {
+    /// Takes what the kernel does with its devices in, by their kind; their metrics now.
+    pub fn add_devices(&mut self, usages: &BTreeMap<String, Usage>, now: Instant) -> Map<String, Value> {
+        let mut told = Map::new();
+        for (kind, usage) in usages {
+            let (memory, busy) = self.devices.entry(kind.clone()).or_default();
+            memory.add(usage.memory_used, now);
+            busy.add(usage.busy, now);
+            let memory = memory.metric(Unit::Bytes, Some(usage.memory), &[Stat::Max]);
+            let busy = busy.metric(Unit::Percent, Some(usage.time), &[Stat::Max, Stat::Avg]);
+            told.insert(format!("{kind}_mem"), memory);
+            told.insert(format!("{kind}_util"), busy);
+        }
+        told
+    }
+
     /// Takes a measurement in; what is known now. `scratch` is the size of its folder, `limit` the memory that it may use, 0
     /// for all.
     #[expect(clippy::cast_precision_loss, reason = "bytes below 2^53, and statistics")]
@@ -112,6 +131,32 @@ mod tests {
         };
         let told = history.add(&third, 5, 1024, begun + Duration::from_secs(4));
         assert_eq!(told["net_rx"]["current"], "1000");
+    }
+
+    #[test]
+    fn devices_are_told_against_the_kernels_part_of_them() {
+        let begun = Instant::now();
+        let mut history = History::default();
+        let usage = |memory_used, busy| {
+            let usage = Usage {
+                memory_used,
+                memory: 500.0,
+                busy,
+                time: 50.0,
+            };
+            BTreeMap::from([("cuda".to_owned(), usage)])
+        };
+        history.add_devices(&usage(400.0, 10.0), begun);
+        let told = history.add_devices(&usage(100.0, 60.0), begun + Duration::from_secs(2));
+        assert_eq!(
+            Value::Object(told),
+            json!({
+                "cuda_mem": {"current": "100", "capacity": "500", "pct": "20", "unit_hint": "bytes", "stats.max": "400"},
+                // More than its part.
+                "cuda_util": {"current": "60", "capacity": "50", "pct": "120", "unit_hint": "percent", "stats.max": "60",
+                    "stats.avg": "35"},
+            })
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Invariants: a runtime or a broker that does not answer holds up neither the others nor the end of a kernel; what a
 //! kernel used last is published before its end is told.
 
+mod devices;
 mod kernel;
 mod metric;
 mod node;
@@ -18,6 +19,7 @@ use bai_proto::msgpack;
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
+pub(crate) use devices::{Latest, Snapshot, Usage};
 pub(crate) use kernel::History;
 pub(crate) use scratch::FolderSize;
 
@@ -80,9 +82,14 @@ pub(crate) async fn gather_regularly(host: Arc<Host>, period: Duration) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if let Some(driver) = host.gpus.clone()
+            && let Some(snapshot) = blocking(move || Snapshot::take(&driver)).await
+        {
+            host.device_use.set(snapshot);
+        }
         if host.publisher.broker.is_some() {
-            let gpus = host.gpus.clone();
-            if let Some(sample) = blocking(move || node::measure(gpus.as_deref())).await {
+            let gpus = host.device_use.get().devices.clone();
+            if let Some(sample) = blocking(move || node::measure(gpus)).await {
                 let told = history.add(&sample, Instant::now());
                 host.publisher.publish(host.id.as_str(), &told).await;
             }
@@ -120,6 +127,10 @@ async fn measure(host: &Host, kernel: &Kernel, is_last: bool) {
             size = FolderSize::new(bytes, Instant::now());
         }
     }
-    let told = kernel.add_measurement(&sample, size, life.spec.memory, Instant::now());
+    let devices = host
+        .device_use
+        .get()
+        .of(kernel.id, &life.container_id, &kernel.share());
+    let told = kernel.add_measurement(&sample, size, life.spec.memory, &devices, Instant::now());
     host.publisher.publish(&kernel.id.to_string(), &told).await;
 }

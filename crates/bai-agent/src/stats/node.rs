@@ -38,7 +38,7 @@ pub(crate) struct Sample {
 }
 
 /// Measures. Blocking.
-pub(crate) fn measure(gpus: Option<&nvidia::Driver>) -> Sample {
+pub(crate) fn measure(gpus: Vec<nvidia::Usage>) -> Sample {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
         .ok()
@@ -55,7 +55,7 @@ pub(crate) fn measure(gpus: Option<&nvidia::Driver>) -> Sample {
         memory: memory(&read("/proc/meminfo")),
         disks: disks.collect(),
         network: crate::runtime::network(&read("/proc/self/net/dev")),
-        gpus: gpus.map(nvidia::Driver::usage).unwrap_or_default(),
+        gpus,
     }
 }
 
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_measured() {
-        let sample = measure(None);
+        let sample = measure(Vec::new());
         assert!(!sample.cores.is_empty());
         assert!(sample.memory.1 > sample.memory.0);
     }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use bai_model::{SlotUnit, SlotValue};
+
 use super::*;
 use crate::runtime::fake::Call;
 
@@ -339,4 +341,44 @@ async fn stopping_ends_kernels_or_leaves_them() {
         }
         assert!(matches!(last, Some(AgentEvent::InstanceTerminated { reason, .. }) if reason == "shutdown"));
     }
+}
+
+#[tokio::test]
+async fn a_kernel_is_told_its_part_of_devices_and_what_it_uses_of_it() {
+    let devices = vec![Accelerator::mock(2, true)];
+    let bed = Bed::new_with(devices, own_address()).await;
+    let mut config = FakeRuntime::config();
+    let half = SlotValue::parse("0.5", SlotUnit::Count).expect("an amount");
+    config.resource_slots.set("mock.shares", half);
+    soon(bed.agent.create_kernel(id(1), config))
+        .await
+        .expect("a kernel");
+    let record = fs::read_to_string(bed.scratch(id(1)).join("config/resource.txt")).expect("readable");
+    assert!(record.contains("\nMOCK.SHARES_SHARES=0:0.5\n"), "{record}");
+    assert_eq!(
+        bed.query(id(1), "r", "env MOCK_VISIBLE_DEVICES").await.console,
+        [stdout("0\n")]
+    );
+    // Its part is its own still after a crash.
+    let mut bed = bed.crash().await;
+    bed.create(id(2)).await;
+    soon(bed.agent.destroy_kernel(id(1))).await.expect("destroyed");
+    let (_, _, _, stats) = bed.terminated().await;
+    let stats = stats.expect("statistics");
+    let memory = &stats["mock_mem"];
+    assert_eq!(
+        (&memory["current"], &memory["capacity"], &memory["stats.max"]),
+        (&"268435456".into(), &"536870912".into(), &"268435456".into())
+    );
+    let busy = &stats["mock_util"];
+    assert_eq!(
+        (&busy["current"], &busy["capacity"], &busy["pct"]),
+        (&"25".into(), &"50".into(), &"50".into())
+    );
+    soon(bed.agent.destroy_kernel(id(2))).await.expect("destroyed");
+    let (_, _, _, stats) = bed.terminated().await;
+    assert!(
+        stats.expect("statistics").get("mock_mem").is_none(),
+        "it holds no device"
+    );
 }

@@ -27,6 +27,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::resource::accelerator::Accelerator;
 use crate::runtime::fake::FakeRuntime;
 use crate::{Agent, AgentOptions, Images};
 
@@ -80,6 +81,7 @@ struct Bed {
     dir: TempDir,
     /// A loopback address that no other test has.
     listen: IpAddr,
+    accelerators: Vec<Accelerator>,
 }
 
 impl Bed {
@@ -88,10 +90,15 @@ impl Bed {
     }
 
     async fn new_at(listen: IpAddr) -> Self {
+        Self::new_with(Vec::new(), listen).await
+    }
+
+    async fn new_with(accelerators: Vec<Accelerator>, listen: IpAddr) -> Self {
         let start = "2019-07-15T00:00:00Z".parse().expect("a time");
         let clock = Arc::new(ManualClock(Mutex::new(start)));
         let dir = tempfile::tempdir().expect("a folder");
-        Self::start(dir, FakeRuntime::new(), clock, Arc::default(), listen).await
+        let runtime = FakeRuntime::new();
+        Self::start(dir, runtime, clock, Arc::default(), listen, accelerators).await
     }
 
     async fn start(
@@ -100,6 +107,7 @@ impl Bed {
         clock: Arc<ManualClock>,
         random: Arc<Counter>,
         listen: IpAddr,
+        accelerators: Vec<Accelerator>,
     ) -> Self {
         let (sender, events) = mpsc::channel(1024);
         let mut options = AgentOptions::new(
@@ -115,6 +123,7 @@ impl Bed {
         options.listen = listen;
         options.resources.cpu = Some(CPUS);
         options.resources.mem = Some(MEMORY);
+        options.resources.accelerators = accelerators.clone();
         options.idle_check_period = Duration::from_millis(5);
         let agent = Agent::start(options).await.expect("an agent");
         Self {
@@ -125,6 +134,7 @@ impl Bed {
             events,
             dir,
             listen,
+            accelerators,
         }
     }
 
@@ -145,9 +155,10 @@ impl Bed {
             clock,
             random,
             listen,
+            accelerators,
             ..
         } = self;
-        Self::start(dir, runtime, clock, random, listen).await
+        Self::start(dir, runtime, clock, random, listen, accelerators).await
     }
 
     async fn create(&self, kernel: KernelId) -> KernelCreated {

@@ -432,6 +432,17 @@ impl Bench {
 }
 
 #[tokio::test]
+async fn work_folders_can_be_in_memory() {
+    let Some(docker) = shared() else { return };
+    let Some(bench) = Bench::new(docker, 40).await else {
+        return;
+    };
+    let (runtime, images) = bench.whole().await;
+    let image = labelled(UNLABELLED, "shell", "/bin/sh");
+    whole::life_in_memory(bench.dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
 async fn an_agent_does_what_managers_ask() {
     let Some(docker) = shared() else { return };
     let Some(bench) = Bench::new(docker, 11).await else {

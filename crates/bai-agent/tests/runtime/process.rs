@@ -308,6 +308,14 @@ async fn an_agent_does_what_managers_ask() {
 }
 
 #[tokio::test]
+async fn work_folders_can_be_in_memory() {
+    let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
+        return;
+    };
+    whole::life_in_memory(dir.path(), runtime, images, &image).await;
+}
+
+#[tokio::test]
 async fn a_terminal_is_typed_into_and_outlives_the_agent() {
     let Some((dir, runtime, images, image)) = prepared("shell", "/bin/sh") else {
         return;
@@ -366,11 +374,27 @@ async fn other_users_of_this_machine_reach_no_session() {
     site.agent.reset_agent().await.expect("ended");
 }
 
+/// A Python that has `notebook`: the one that `BAI_JUPYTER_PYTHON` names, or that of the test command.
+fn jupyter_python() -> Option<String> {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/interop/jupyter/bin/python");
+    let python = match std::env::var("BAI_JUPYTER_PYTHON") {
+        Ok(named) => PathBuf::from(named),
+        Err(_) => made.parent()?.canonicalize().ok()?.join("python"),
+    };
+    let has_notebook = std::process::Command::new(&python)
+        .args(["-c", "import notebook"])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    has_notebook.then(|| python.display().to_string())
+}
+
 #[tokio::test]
 async fn jupyter_serves_where_it_is_installed() {
-    let Ok(python) = std::env::var("BAI_JUPYTER_PYTHON") else {
+    let Some(python) = jupyter_python() else {
         println!(
-            "SKIPPED: Jupyter as a service, because BAI_JUPYTER_PYTHON does not name a Python that has `notebook`"
+            "SKIPPED: Jupyter as a service, because neither BAI_JUPYTER_PYTHON nor target/interop/jupyter, which \
+             `cargo xtask test` makes, is a Python that has `notebook`"
         );
         return;
     };

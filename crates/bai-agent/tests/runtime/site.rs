@@ -66,22 +66,35 @@ pub struct Site {
     pub random: Arc<Counter>,
     pub events: mpsc::Receiver<AgentEvent>,
     pub listen: IpAddr,
+    memory_scratch: Option<u64>,
 }
 
 impl Site {
     pub async fn start(dir: &Path, runtime: Arc<dyn Runtime>, images: Images) -> Self {
+        Self::start_with(dir, runtime, images, None).await
+    }
+
+    /// With work folders of so many bytes in memory.
+    pub async fn start_with(
+        dir: &Path,
+        runtime: Arc<dyn Runtime>,
+        images: Images,
+        memory_scratch: Option<u64>,
+    ) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
         // No other test has this address.
         let listen = Ipv4Addr::new(127, high, low, NEXT.fetch_add(1, Ordering::Relaxed)).into();
         let clock = Arc::new(ManualClock(AtomicU64::new(0)));
-        Self::start_at(dir, runtime, images, listen, clock, Arc::default()).await
+        let random = Arc::default();
+        Self::start_at(dir, runtime, images, memory_scratch, listen, clock, random).await
     }
 
     async fn start_at(
         dir: &Path,
         runtime: Arc<dyn Runtime>,
         images: Images,
+        memory_scratch: Option<u64>,
         listen: IpAddr,
         clock: Arc<ManualClock>,
         random: Arc<Counter>,
@@ -96,6 +109,7 @@ impl Site {
             sender,
         );
         options.images = images;
+        options.memory_scratch = memory_scratch;
         options.listen = listen;
         options.kernel_host = Some(listen.to_string());
         options.idle_check_period = Duration::from_millis(20);
@@ -106,6 +120,7 @@ impl Site {
             random,
             events,
             listen,
+            memory_scratch,
         }
     }
 
@@ -116,10 +131,11 @@ impl Site {
             clock,
             random,
             listen,
+            memory_scratch,
             ..
         } = self;
         drop(agent);
-        Self::start_at(dir, runtime, images, listen, clock, random).await
+        Self::start_at(dir, runtime, images, memory_scratch, listen, clock, random).await
     }
 
     /// Runs code to its next boundary.

@@ -121,6 +121,58 @@ pub async fn life(dir: &Path, runtime: Arc<dyn Runtime>, images: Images, image: 
     assert!(shared.join("note").exists(), "a folder is not the kernel's");
 }
 
+/// A work folder in memory takes what it may and no more; it outlives restarts and agents, and goes with its kernel.
+pub async fn life_in_memory(dir: &Path, runtime: Arc<dyn Runtime>, images: Images, image: &AgentImage) {
+    const SIZE: u64 = 8 << 20;
+    let mut site = Site::start_with(dir, runtime.clone(), images.clone(), Some(SIZE)).await;
+    let id = new_id();
+    let work = dir.join("scratch").join(id.to_string()).join("work");
+    let mounts = || {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("readable");
+        mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(1) == work.to_str())
+            .count()
+    };
+    let wanted = config(image);
+    soon(site.agent.create_kernel(id, wanted.clone()))
+        .await
+        .expect("a kernel");
+    if mounts() == 0 {
+        println!("SKIPPED: work folders in memory, because mounting is refused here");
+        return;
+    }
+    let record = dir
+        .join("scratch")
+        .join(id.to_string())
+        .join("config/resource.txt");
+    let record = std::fs::read_to_string(record).expect("readable");
+    assert!(record.contains("\nSCRATCH_SIZE=8m\n"), "{record}");
+    let (said, code) = batch(&site, id, None, "head -c 16m /dev/zero > large").await;
+    assert!(said.contains("No space left on device"), "{said} {code:?}");
+    // What is full is the session's folder and not the agent's.
+    let upload = site
+        .agent
+        .upload_file(id, "more".to_owned(), Bytes::from(vec![0; 4096]));
+    soon(upload).await.expect_err("there is no room");
+    assert_eq!(
+        batch(&site, id, None, ": > large; echo kept > file").await.1,
+        Some(0)
+    );
+    soon(site.agent.restart_kernel(id, wanted))
+        .await
+        .expect("restarted");
+    assert_eq!(batch(&site, id, None, "cat file").await.0, "kept\n");
+    site = site.crash(dir, runtime, images).await;
+    assert_eq!(batch(&site, id, None, "cat file").await.0, "kept\n");
+    let listed = soon(site.agent.list_files(id, ".".to_owned())).await;
+    assert!(listed.expect("listed").files.contains("file"));
+    assert_eq!(mounts(), 1);
+    soon(site.agent.destroy_kernel(id)).await.expect("destroyed");
+    assert_eq!(mounts(), 0);
+    assert!(!work.exists());
+}
+
 /// A session whose first program was killed for want of memory says so.
 pub async fn want_of_memory(dir: &Path, runtime: Arc<dyn Runtime>, images: Images, image: &AgentImage) {
     let mut site = Site::start(dir, runtime, images).await;

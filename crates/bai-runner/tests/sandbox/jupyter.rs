@@ -368,6 +368,41 @@ fn other_languages_have_their_kernels() {
     assert_eq!(session.code("cat(1)").out, "1");
 }
 
+/// The runner's own interpreter shows figures as well, here those of the environment's matplotlib.
+#[test]
+fn figures_need_no_kernel() {
+    let Some(mut kernel) = kernel("jupyter") else {
+        return;
+    };
+    let packages = kernel.spec.runtime_path.as_deref().map(packages);
+    let Some(packages) = packages.flatten() else {
+        println!("SKIPPED: figures without a kernel, because target/interop/jupyter has no matplotlib");
+        return;
+    };
+    kernel.spec.runtime_path = base_program(&kernel);
+    kernel.spec.environ.insert("PYTHONPATH".to_owned(), packages);
+    let mut session = kernel.start();
+    let figure = "from matplotlib import pyplot\npyplot.plot([1, 2])\npyplot.show()\nNone";
+    let said = session.code(figure);
+    assert_eq!(said.media.len(), 1, "{said:?}");
+    assert!(said.media[0].0 == "image/png" && said.media[0].1.starts_with("iVBORw0KGgo"));
+    // A kernel would answer with an IPython shell.
+    assert_eq!(session.code("'get_ipython' in globals()").out, "False");
+}
+
+/// Where the packages of an environment's Python are, matplotlib among them.
+fn packages(python: &str) -> Option<String> {
+    let asked = std::process::Command::new(python)
+        .args([
+            "-c",
+            "import matplotlib, pathlib; print(pathlib.Path(matplotlib.__file__).parents[1])",
+        ])
+        .output()
+        .ok()?;
+    let printed = String::from_utf8(asked.stdout).ok()?;
+    asked.status.success().then(|| printed.trim().to_owned())
+}
+
 /// Start times beside those of the runner's own interpreter. Prints, and asserts nothing about time.
 #[test]
 fn first_and_second_queries_are_measured() {

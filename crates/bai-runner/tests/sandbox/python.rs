@@ -156,14 +156,6 @@ fn rich_values_are_shown_richly() {
         said.err.contains("ZeroDivisionError") || said.out == "plain",
         "{said:?}"
     );
-    let figure = "from matplotlib import pyplot\npyplot.plot([1, 2])\npyplot.show()\nNone";
-    let said = session.code(figure);
-    if said.err.contains("ModuleNotFoundError") {
-        println!("SKIPPED: figures of matplotlib, because it is not installed for {PYTHON}");
-    } else {
-        assert_eq!(said.media.len(), 1, "{}", said.err);
-        assert!(said.media[0].0 == "image/png" && said.media[0].1.starts_with("iVBORw0KGgo"));
-    }
 }
 
 #[test]

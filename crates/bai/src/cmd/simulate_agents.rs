@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bai_model::ResourceSlot;
 use bai_proto::zmtp::Endpoint;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::config::HostPort;
 use crate::daemon::end::End;
+use crate::daemon::limit::raise_open_files;
 use crate::output::line;
 use crate::simulation::Simulation;
 
@@ -133,18 +133,15 @@ fn simulation(args: &Args) -> Result<Simulation> {
     })
 }
 
-/// Raises the number of files that this process may open, as far as it may.
+/// Lets this process open that many files.
 fn allow_files(needed: u64) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft >= needed {
-        return Ok(());
-    }
-    if hard < needed {
+    let allowed = raise_open_files().context("cannot raise the number of open files")?;
+    if allowed < needed {
         bail!(
-            "this process may open {hard} files, but so many agents need {needed}: raise `ulimit -n`, or simulate fewer"
+            "this process may open {allowed} files, but so many agents need {needed}: raise `ulimit -Hn`, or simulate fewer"
         );
     }
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("cannot raise the number of open files")
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::data_dir;
 use crate::credentials::{Credentials, save_endpoint};
 use crate::daemon::end::End;
+use crate::daemon::limit::try_raise_open_files;
 use crate::daemon::lock::lock;
 use crate::output::say;
 use crate::sessions::RuntimeChoice;
@@ -46,6 +47,7 @@ pub struct Args {
 /// # Errors
 /// When something will not start, with what to do about it.
 pub async fn run(args: Args) -> Result<()> {
+    try_raise_open_files();
     let data_dir = data_dir(args.data_dir)?;
     let made = fs::DirBuilder::new()
         .recursive(true)

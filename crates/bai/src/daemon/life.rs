@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
+use super::limit::try_raise_open_files;
 use super::log::LogGuard;
 use super::pid_file::PidFile;
 use crate::config::Loaded;
@@ -24,6 +25,7 @@ pub fn live<C>(
     for note in &loaded.notes {
         tracing::warn!("{}: {note}", loaded.path.display());
     }
+    try_raise_open_files();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if threads > 0 {
         runtime.worker_threads(threads);

@@ -9,6 +9,7 @@ mod claim;
 mod devices;
 mod events;
 mod manager;
+mod region;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -235,7 +236,8 @@ async fn open_sessions(config: &AgentConfig, address: &Address) -> Result<Sessio
         network: config.bai.network.as_deref(),
     };
     let sessions = sessions::choose(&wanted).await?;
-    let is_open = !address.listen.ip().is_loopback() && !config.bai.allow_process_runtime;
+    let is_reached = !address.listen.ip().is_loopback() || !address.ports.is_loopback();
+    let is_open = is_reached && !config.bai.allow_process_runtime;
     if sessions.chosen == RuntimeChoice::Process && is_open {
         bail!(
             "refusing to serve managers at {}: sessions would be sandboxed processes, which do not protect this machine from \
@@ -279,14 +281,15 @@ async fn agent_options(
     Ok(AgentOptions {
         identity: Identity {
             addr: address.endpoint.to_string(),
-            region: config.agent.region.clone().unwrap_or_else(|| "local".to_owned()),
+            region: region::find(config).await,
         },
         // Where managers reach sessions' ports is where they are opened, unless it is a name or not of this host.
-        listen: address.listen.ip(),
+        listen: address.ports,
         // Never empty, which a manager would take for an address (Q-09).
-        kernel_host: Some(kernel_host.unwrap_or_else(|| address.endpoint.host.clone())),
+        kernel_host: Some(kernel_host.unwrap_or_else(|| address.kernel_host())),
         allow: AllowList::parse(&config.bai.allow_managers).context("bai.allow-managers")?,
         scratch_root: config.container.scratch_root.clone(),
+        memory_scratch: config.container.memory_scratch(),
         port_range: config.container.port_range.0.clone(),
         resources,
         gpus,

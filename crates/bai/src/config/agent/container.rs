@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use toml::Value;
 
 use crate::config::section::Problems;
-use crate::config::value::{Read, integer, integer_in, one_of, path, text};
+use crate::config::value::{Read, binary_size_or_zero, integer, integer_in, one_of, path, text};
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,8 +19,22 @@ pub struct Container {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_host: Option<String>,
     pub port_range: PortRange,
+    /// Where the sessions' work folders are.
+    pub scratch_type: ScratchType,
     /// A folder for each session.
     pub scratch_root: PathBuf,
+    /// Bytes of a work folder in memory; 0 for what 19.06 gives.
+    pub scratch_size: u64,
+}
+
+/// Where a session's work folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScratchType {
+    /// In a folder of this host.
+    Hostdir,
+    /// In memory, mounted at that folder.
+    Memory,
 }
 
 /// Ports, both ends included.
@@ -79,14 +93,14 @@ impl Container {
             Kind::Usual,
             one_of(&[("docker", Kind::Usual), ("jail", Kind::Other)]),
         );
-        let scratch = section.or(
+        let scratch_type = section.or(
             "scratch-type",
-            Kind::Usual,
-            one_of(&[("hostdir", Kind::Usual), ("memory", Kind::Other)]),
+            ScratchType::Hostdir,
+            one_of(&[("hostdir", ScratchType::Hostdir), ("memory", ScratchType::Memory)]),
         );
         let scratch_root = section.or("scratch-root", PathBuf::from("./scratches"), path);
-        // The last is unused in 19.06 too.
-        section.ignored(&["jail-args", "scratch-size"]);
+        let scratch_size = section.or("scratch-size", 0, binary_size_or_zero);
+        section.ignored(&["jail-args"]);
         section.end();
         if sandbox == Kind::Other {
             problems.note(
@@ -94,19 +108,24 @@ impl Container {
                  capabilities instead of a tracing program",
             );
         }
-        if scratch == Kind::Other {
-            problems.note(
-                "container.scratch-type = \"memory\" is taken as \"hostdir\": mount a tmpfs at container.scratch-root for \
-                 folders in memory",
-            );
-        }
         let scratch_root = std::path::absolute(&scratch_root).unwrap_or(scratch_root);
         Some(Self {
             kernel_uid,
             kernel_host,
             port_range,
+            scratch_type,
             scratch_root,
+            scratch_size,
         })
+    }
+
+    /// The most bytes in a work folder, where those are in memory.
+    pub fn memory_scratch(&self) -> Option<u64> {
+        let size = match self.scratch_size {
+            0 => bai_agent::DEFAULT_MEMORY_SCRATCH,
+            size => size,
+        };
+        (self.scratch_type == ScratchType::Memory).then_some(size)
     }
 
     /// User and group of sessions, when they are not for the runtime to choose.

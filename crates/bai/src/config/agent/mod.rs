@@ -12,9 +12,9 @@ mod watcher;
 
 use serde::Serialize;
 
-pub use container::{Container, PortRange};
+pub use container::{Container, PortRange, ScratchType};
 pub use node::{ListenAddr, Node};
-pub use own::{Cuda, Own, TlsFiles};
+pub use own::{Cloud, Cuda, Own, TlsFiles};
 pub use resource::Resource;
 pub use watcher::Watcher;
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::Address;
 use crate::config::section::Problems;
 use crate::config::value::{
-    absolute_path, address, boolean, existing_file, integer_in, list, one_of, seconds, text,
+    Read, absolute_path, address, boolean, existing_file, integer_in, list, one_of, seconds, text,
 };
 use crate::sessions::RuntimeChoice;
 
@@ -40,6 +40,11 @@ pub struct Own {
     pub allow_process_runtime: bool,
     /// Units of the slot `cpu` for each core: 2 as in 19.06, 1 for cores that nobody shares.
     pub cpu_overcommit: u64,
+    /// Who is asked for the region, when `agent.region` is not set.
+    #[serde(serialize_with = "cloud_name")]
+    pub cloud: Cloud,
+    /// Where clouds answer their hosts.
+    pub cloud_metadata: String,
     /// How NVIDIA's devices are offered.
     #[serde(serialize_with = "cuda_name")]
     pub cuda: Cuda,
@@ -57,6 +62,41 @@ pub struct TlsFiles {
     /// This host's own, with the name under which managers call it.
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+/// Who has this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloud {
+    /// Nobody who could be asked.
+    Off,
+    Amazon,
+    Azure,
+    Google,
+}
+
+const CLOUDS: &[(&str, Cloud)] = &[
+    ("off", Cloud::Off),
+    ("amazon", Cloud::Amazon),
+    ("azure", Cloud::Azure),
+    ("google", Cloud::Google),
+];
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn cloud_name<S: serde::Serializer>(cloud: &Cloud, serializer: S) -> Result<S::Ok, S::Error> {
+    let name = CLOUDS.iter().find(|(_, meaning)| meaning == cloud);
+    serializer.serialize_str(name.map_or("", |(name, _)| name))
+}
+
+/// An address of a service without TLS, such as those that clouds have for their hosts.
+fn plain_http(value: &toml::Value) -> Read<String> {
+    let address = text(value)?;
+    let host = address.strip_prefix("http://").unwrap_or_default();
+    if host.is_empty() || host.starts_with('/') {
+        return Err(format!(
+            "must be an address such as \"http://169.254.169.254\"; it is {value}"
+        ));
+    }
+    Ok(address)
 }
 
 /// How NVIDIA's devices are offered.
@@ -111,6 +151,9 @@ impl Own {
         }
         let allow_process_runtime = section.or("allow-process-runtime", false, boolean);
         let cpu_overcommit = section.or("cpu-overcommit", 2, integer_in(1..=64));
+        let cloud = section.or("cloud", Cloud::Off, one_of(CLOUDS));
+        let nearby = "http://169.254.169.254".to_owned();
+        let cloud_metadata = section.or("cloud-metadata", nearby, plain_http);
         let cuda = section.or("cuda", Cuda::Device, one_of(CUDA));
         let mock_devices = section.or("mock-devices", 0, integer_in(0..=64));
         let mock_shares = section.or("mock-shares", 0, integer_in(0..=64));
@@ -128,6 +171,8 @@ impl Own {
             tls: tls?,
             allow_process_runtime,
             cpu_overcommit: number(cpu_overcommit),
+            cloud,
+            cloud_metadata,
             cuda,
             mock_devices: number(mock_devices),
             mock_shares: number(mock_shares),

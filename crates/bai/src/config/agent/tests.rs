@@ -88,6 +88,14 @@ fn every_mistake_is_named_with_its_remedy() {
             "bai.cpu-overcommit must be from 1 to 64; it is 0",
         ),
         (
+            last("[bai]\ncloud = 'ours'"),
+            "bai.cloud must be one of off, amazon, azure, google; it is \"ours\"",
+        ),
+        (
+            last("[bai]\ncloud-metadata = '169.254.169.254'"),
+            "bai.cloud-metadata must be an address such as \"http://169.254.169.254\"; it is \"169.254.169.254\"",
+        ),
+        (
             last("[bai.tls]\nauthority = '/dev/null'"),
             "bai.tls.authority there is no file /dev/null",
         ),
@@ -139,12 +147,22 @@ fn a_file_of_the_original_is_read() {
         (2, 512 << 20)
     );
     assert_eq!(config.watcher.target_service, "a.service");
+    assert_eq!(config.container.memory_scratch(), Some(64 << 20), "as in 19.06");
     assert_eq!(config.bai.runtime, RuntimeChoice::Docker);
     let notes = loaded.notes.join("\n");
-    assert_eq!(loaded.notes.len(), 2, "{notes}");
-    assert!(
-        notes.contains("\"jail\" is taken as \"docker\"") && notes.contains("mount a tmpfs"),
-        "{notes}"
+    assert_eq!(loaded.notes.len(), 1, "{notes}");
+    assert!(notes.contains("\"jail\" is taken as \"docker\""), "{notes}");
+}
+
+#[test]
+fn work_folders_are_in_memory_when_they_shall_be() {
+    let config = valid(&LEAST.replace("'hostdir'", "'memory'\nscratch-size = '1g'"), &[]).config;
+    assert_eq!(config.container.memory_scratch(), Some(1 << 30));
+    let config = valid(&format!("{LEAST}scratch-size = '1g'\n"), &[]).config;
+    assert_eq!(config.container.memory_scratch(), None);
+    assert_eq!(
+        wrong(&format!("{LEAST}scratch-size = 'much'\n")),
+        ["container.scratch-size must be a size such as \"10M\"; it is \"much\""]
     );
 }
 
