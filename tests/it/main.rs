@@ -14,6 +14,7 @@ mod docker;
 mod doctor;
 mod fleet;
 mod gateway;
+mod interoperability;
 mod published;
 mod reach;
 mod recordings;

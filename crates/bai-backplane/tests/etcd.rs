@@ -376,6 +376,57 @@ async fn a_silent_server_holds_nobody_up() {
     kv.keep_alive(lease).await.expect("keep alive");
 }
 
+/// One call at a time waits for a server that was found silent; the others are told at once, until it has answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_server_is_waited_for_by_one_call_at_a_time() {
+    let etcd = server!();
+    let uri = format!("etcd://{}?timeout=5", etcd.address());
+    let kv = kv::open(&uri, Arc::new(ManualClock::new())).await.expect("open");
+    kv.put("/p/key", "before").await.expect("put");
+    etcd.pause();
+    unavailable(kv.get("/p/key").await, &etcd.address(), "etcd.addr");
+    let mut waits = std::pin::pin!(kv.get("/p/key"));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    for _ in 0..20 {
+        unavailable(kv.get("/p/key").await, &etcd.address(), "etcd.addr");
+        unavailable(kv.put("/p/key", "lost").await, &etcd.address(), "etcd.addr");
+        unavailable(
+            kv.watch("/p/", None).await.map(|_| ()),
+            &etcd.address(),
+            "etcd.addr",
+        );
+    }
+    assert!(
+        futures_util::poll!(&mut waits).is_pending(),
+        "they were told at once"
+    );
+    etcd.resume();
+    // An etcd that slept has no leader for a moment, and may say so.
+    if let Ok(answered) = soon("an end of its wait", waits).await {
+        assert_eq!(answered.map(|found| found.value).as_deref(), Some("before"));
+    }
+    until_ok("a put after the silence", async || {
+        kv.put("/p/key", "after").await
+    })
+    .await;
+}
+
+/// Who gives up is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_given_up_leaves_the_silent_server_to_others() {
+    let etcd = server!();
+    let kv = open(&etcd.address()).await;
+    kv.put("/p/key", "before").await.expect("put");
+    etcd.pause();
+    unavailable(kv.get("/p/key").await, &etcd.address(), "etcd.addr");
+    let mut given_up = Box::pin(kv.get("/p/key"));
+    assert!(futures_util::poll!(&mut given_up).is_pending());
+    drop(given_up);
+    etcd.resume();
+    let found = until_ok("an answer after the silence", async || kv.get("/p/key").await).await;
+    assert_eq!(found.map(|found| found.value).as_deref(), Some("before"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_server_answers_for_one_that_does_not() {
     let etcd = server!();

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::session::SessionRef;
-use crate::stream::{OpenStream, SessionStream};
+use crate::stream::{OpenStream, Rights, SessionStream, StreamEnd};
 use crate::{Manager, Op, Result};
 
 /// The stream of the broker.
@@ -246,7 +246,11 @@ impl Manager {
                 };
                 (Some(self.session_open_stream(op, &session).await?), None)
             }
-            None => (None, Some(self.streams.open_for(&op.identity()?.access_key)?)),
+            None => {
+                let requester = &op.identity()?.access_key;
+                let needs = Rights::for_sessions_of(&owner, requester);
+                (None, Some(self.streams.open_for(requester, needs)?))
+            }
         };
         let mut events = SessionEvents {
             owner,
@@ -256,7 +260,7 @@ impl Manager {
             live,
             last: after.unwrap_or(EntryId::START),
             is_over: false,
-            _open: open,
+            open,
         };
         if let Some(after) = after {
             events.recall(self, after).await?;
@@ -276,7 +280,8 @@ pub struct SessionEvents {
     /// The last one that was looked at.
     last: EntryId,
     is_over: bool,
-    _open: Option<OpenStream>,
+    /// Where it is of no single session.
+    open: Option<OpenStream>,
 }
 
 /// The listener was so slow that events are lost to it.
@@ -310,7 +315,7 @@ impl SessionEvents {
                 .is_none_or(|only| *only == event.session || *only == event.kernel.to_string())
     }
 
-    /// The next event; nothing after the end of a single session, and after an error.
+    /// The next event; nothing after the end of a single session, after an error, and for who is shut out.
     ///
     /// # Errors
     /// [`TooSlow`].
@@ -334,19 +339,22 @@ impl SessionEvents {
 
     async fn next_live(&mut self) -> Option<std::result::Result<SessionEvent, TooSlow>> {
         let ended = async {
-            match &self.session {
-                Some(session) => session.ended().await,
-                None => std::future::pending().await,
+            if let Some(session) = &self.session
+                && session.ended().await == StreamEnd::Session
+            {
+                // The record is seen at once, and the event comes by way of the broker.
+                tokio::time::sleep(LAST_WORDS).await;
             }
-            // The record is seen at once, and the event comes by way of the broker.
-            tokio::time::sleep(LAST_WORDS).await;
+            if let Some(open) = &self.open {
+                open.shut_out().await;
+            }
         };
         tokio::pin!(ended);
         loop {
             let heard = tokio::select! {
                 biased;
                 heard = self.live.recv() => heard,
-                // The event of its end got lost.
+                // The event of its end got lost, or the listener is shut out.
                 () = &mut ended => return None,
             };
             match heard {

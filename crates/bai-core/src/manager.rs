@@ -166,6 +166,7 @@ impl Manager {
         manager.spawn("reconcile sessions", Self::reconcile_regularly);
         manager.spawn("follow the manager's status", Self::follow_status);
         manager.spawn("watch streams", Self::watch_streams);
+        manager.spawn("watch who has streams", Self::watch_requesters);
         manager.spawn("tell events of sessions", |manager| {
             manager.publish_events(announced)
         });

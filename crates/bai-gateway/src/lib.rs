@@ -18,6 +18,7 @@ mod pipeline;
 mod rest;
 pub mod route;
 mod serve;
+mod stall;
 mod stream;
 mod version;
 
@@ -30,6 +31,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use serve::{ServeOptions, serve, serve_with};
+pub use stall::STALL_LIMIT;
 
 /// What a gateway needs beside the manager.
 #[derive(Clone, Debug)]

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 
+use crate::stall::Stalling;
+
 /// Connections at once. Beyond that, new ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 10_000;
 /// A request line and its headers must fit into this (the original allows 8190 bytes a line).
@@ -121,6 +123,8 @@ pub async fn serve_with(
         if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
             tracing::debug!(%error, "TCP keep-alive was refused");
         }
+        let peer = stream.peer_addr().ok();
+        let stream = Stalling::new(stream, peer);
         let connection = Connection {
             permit: Arc::new(permit),
             connections: connections.clone(),
@@ -191,6 +195,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::stall::STALL_LIMIT;
 
     /// A server that greets, and its switch.
     async fn greeter() -> (SocketAddr, CancellationToken) {
@@ -222,6 +227,30 @@ mod tests {
             assert!(!answer.contains("hello"), "{answer}");
         }
         assert!(started.elapsed() >= 3 * HEADER_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_never_read_are_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let ended = CancellationToken::new();
+        let guard = ended.clone();
+        let router = axum::Router::new().fallback(async move || {
+            let zeros = futures_util::stream::unfold(guard.drop_guard(), |guard| async move {
+                let chunk = bytes::Bytes::from_static(&[0; 64 << 10]);
+                Some((Ok::<_, std::convert::Infallible>(chunk), guard))
+            });
+            axum::body::Body::from_stream(zeros)
+        });
+        tokio::spawn(serve(listener, router, CancellationToken::new()));
+        let mut socket = TcpStream::connect(address).await.expect("a connection");
+        socket
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("a request");
+        let began = tokio::time::Instant::now();
+        let cut = tokio::time::timeout(10 * STALL_LIMIT, ended.cancelled()).await;
+        assert!(cut.is_ok() && began.elapsed() >= STALL_LIMIT);
     }
 
     #[tokio::test]

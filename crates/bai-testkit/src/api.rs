@@ -194,6 +194,12 @@ impl Api {
         self.ground.is_waiting_for_a_lock().await
     }
 
+    /// Has somebody else change the database, as an administrator does with `psql`. Nobody can on the embedded profile,
+    /// where this is `None`.
+    pub async fn psql(&self, statement: &str) -> Option<String> {
+        self.ground.psql(statement).await
+    }
+
     /// Attaches the fake agent and waits for its registration.
     pub async fn attach_agent(&mut self) {
         let (events, incoming) = agent::events();

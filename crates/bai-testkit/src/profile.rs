@@ -150,17 +150,20 @@ impl Ground {
 
     /// Whether somebody waits for a lock of the database.
     pub async fn is_waiting_for_a_lock(&self) -> bool {
-        let Some(servers) = &self.servers else {
-            return true;
-        };
         let waiting = "SELECT count(*) > 0 FROM pg_stat_activity \
                        WHERE wait_event_type = 'Lock' AND datname = current_database()";
-        let name = servers.database.name().to_owned();
-        // Aside, because whoever is to wait needs this thread.
+        self.psql(waiting).await.is_none_or(|answer| answer == "t")
+    }
+
+    /// What PostgreSQL says to a statement, where there is one.
+    pub async fn psql(&self, statement: &str) -> Option<String> {
+        let name = self.servers.as_ref()?.database.name().to_owned();
+        let statement = statement.to_owned();
+        // Aside, because whoever is to wait for it needs this thread.
         let asked = tokio::task::spawn_blocking(move || {
             let server = Postgres::shared().expect("it runs already");
-            server.psql(&name, waiting).expect("an answer")
+            server.psql(&name, &statement).expect("an answer")
         });
-        asked.await.expect("an answer") == "t"
+        Some(asked.await.expect("an answer"))
     }
 }

@@ -7,7 +7,7 @@ use bai_model::AgentId;
 use bai_proto::agent::AgentRpc;
 use bai_proto::event::{AgentEvent, AgentInfo, EventSender};
 use bai_proto::rpc::{RpcServer, ServerOptions};
-use bai_proto::zmtp::{Endpoint, Limits, LinkOptions};
+use bai_proto::zmtp::{Endpoint, Limits, Link, LinkOptions, SocketType};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +82,13 @@ impl RemoteAgent {
 fn sender(id: AgentId, events: SocketAddr, random: Arc<SeededRandom>) -> EventSender {
     let endpoint: Endpoint = format!("tcp://{events}").parse().expect("an endpoint");
     EventSender::connect(id, endpoint, link_options(random))
+}
+
+/// Somebody who may send a manager whatever they like.
+pub fn stranger(events: SocketAddr) -> Link {
+    let endpoint: Endpoint = format!("tcp://{events}").parse().expect("an endpoint");
+    let options = link_options(Arc::new(SeededRandom::default()));
+    Link::connect(endpoint, SocketType::Push, options)
 }
 
 /// For peers that only tell.

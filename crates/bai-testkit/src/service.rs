@@ -18,7 +18,7 @@ pub const FLOOD: usize = 64 << 20;
 /// Ports that are served for as long as the test runs.
 ///
 /// `echo` (http) gives back what it gets; `greeter` (tcp) says `hello` and closes; `flood` (tcp) says [`FLOOD`] zeros;
-/// nobody listens at `closed` (tcp); `broken` (http) does not start; `shell` is a pty and `radio` is udp.
+/// `deaf` (tcp) reads nothing; nobody listens at `closed` (tcp); `broken` (http) does not start; `shell` is a pty and `radio` is udp.
 #[derive(Debug)]
 pub struct Services {
     ports: Vec<ServicePort>,
@@ -80,7 +80,11 @@ impl Services {
                 _ = stream.read(&mut [0]).await;
             }
         });
-        let (echo, greeter, flood) = (echo.await, greeter.await, flood.await);
+        let deaf = serve(|stream| async move {
+            let _open = stream;
+            std::future::pending().await
+        });
+        let (echo, greeter, flood, deaf) = (echo.await, greeter.await, flood.await, deaf.await);
         // It goes with its listener.
         let (_, closed) = bind().await;
         let port = |name: &str, protocol: &str, host_port| ServicePort {
@@ -94,6 +98,7 @@ impl Services {
                 port("echo", "http", echo),
                 port("greeter", "tcp", greeter),
                 port("flood", "tcp", flood),
+                port("deaf", "tcp", deaf),
                 port("closed", "tcp", closed),
                 port("broken", "http", closed),
                 port("shell", "pty", closed),

@@ -6,6 +6,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 
+use bai_model::{AgentId, KernelId};
+use bai_proto::event::{self, AgentEvent, AgentInfo};
+use bai_proto::zmtp::Message;
+use bai_testkit::FakeAgent;
+use bai_testkit::remote::stranger;
 use bai_testkit::services::Certificates;
 
 use super::{PATIENCE, Place};
@@ -53,6 +58,81 @@ fn a_stop_lets_running_requests_end_and_takes_no_more() {
     assert!(answer.contains("invalid-api-params"), "{answer}");
     let status = daemon.wait();
     assert!(status.success(), "{status}: {}", daemon.log());
+}
+
+/// What is wrong with events is told with the peer's address, whoever it claims to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_events_are_refused_and_told_with_where_they_come_from() {
+    let place = Place::new("", "");
+    let mut daemon = tokio::task::block_in_place(|| place.start(&[]));
+    let events = std::net::SocketAddr::from(([127, 0, 0, 1], place.event_port));
+    let agent = AgentId::from("i-hostile");
+    let kernel = KernelId(uuid::Uuid::from_u128(7));
+    let heartbeat = |addr: &str| {
+        let info = AgentInfo {
+            id: agent.clone(),
+            addr: addr.to_owned(),
+            // Those that it brings would come behind the others.
+            images: Vec::new(),
+            ..FakeAgent::info()
+        };
+        event::encode(&agent, &AgentEvent::InstanceHeartbeat(info))
+    };
+    let forged = AgentEvent::KernelTerminated {
+        kernel,
+        reason: "forged".to_owned(),
+        generation: None,
+        stats: None,
+    };
+    let named = |name: &'static str, arguments: Vec<u8>| -> Message {
+        vec![name.into(), "i-hostile".into(), arguments.into()]
+    };
+    // Its images are a gigabyte, as it says.
+    let mut bomb = heartbeat("tcp://127.0.0.1:6001");
+    let mut arguments = bomb[2].to_vec();
+    let at = arguments.windows(6).position(|bytes| bytes == b"images").unwrap() + 6;
+    arguments.splice(at.., [0xc4, 6, 0x80, 0x80, 0x80, 0x80, 0x04, 0x00]);
+    bomb[2] = arguments.into();
+    for (message, why) in [
+        (vec!["kernel_started".into()], "1 frames are no event"),
+        (
+            named("kernel_started", vec![0x92, 0xc0, 0xc0]),
+            "the event kernel_started has 2 arguments",
+        ),
+        (named("kernel_started", vec![0x91; 100_000]), "deep"),
+        (named("kernel_started", vec![0x91, 0xd4, 0x7f, 0]), "extension"),
+        (bomb, "the list of images is not compressed"),
+        (
+            heartbeat("tcp://169.254.169.254:80"),
+            "169.254.169.254:80, where no agent",
+        ),
+        (heartbeat("tcp://0.0.0.0:6001"), "0.0.0.0:6001, where no agent"),
+        (event::encode(&agent, &forged), "is none of this site's"),
+        (heartbeat("tcp://127.0.0.1:6001"), "an agent joined"),
+        (
+            heartbeat("tcp://127.0.0.1:6002"),
+            "it says that it is called at tcp://127.0.0.1:6002",
+        ),
+    ] {
+        // Of each connection only the first refusal is told at once.
+        let link = stranger(events);
+        link.send(message).await;
+        link.flushed().await;
+        tokio::task::block_in_place(|| {
+            daemon.wait_for(why, |daemon| {
+                let log = daemon.log();
+                let told = log.lines().find(|line| line.contains(why));
+                told.is_some_and(|line| line.contains("127.0.0.1:"))
+            });
+        });
+    }
+    let refused = daemon
+        .log()
+        .lines()
+        .filter(|line| line.contains("refused peer.addr="))
+        .count();
+    assert_eq!(refused, 9, "{}", daemon.log());
+    tokio::task::block_in_place(|| daemon.stop());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Every stream is registered while it lives, under its session and its requester, which bounds how many there are. One
 //! task looks at the records of all sessions that have streams, when something is told of them ([`crate::lifecycle`]) and
 //! every two seconds, so that a stream ends with its session and hears that it moved, whichever manager did it.
+//! Another one looks at the requesters, so that a stream ends when its requester would not get it any more.
 //!
 //! Not here: websockets, frames and close codes, which are the gateway's.
 
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 pub use service::ServiceStream;
 pub use terminal::{Screen, TerminalStream};
 
+use crate::auth::Credential;
 use crate::session::{AGENT_DEADLINE, SessionExecute, SessionRef, can_execute, within};
 use crate::{Error, Manager, Op, Result};
 
@@ -33,6 +35,9 @@ const STREAMS_OF_SESSION: usize = 1024;
 const STREAMS_OF_REQUESTER: usize = 4096;
 /// How often the sessions of streams are looked at without being told to.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// How often it is looked at who has streams. Credentials are believed for two seconds
+/// ([`crate::auth::CREDENTIAL_TTL`]), which comes on top.
+const RIGHTS_PERIOD: Duration = Duration::from_secs(2);
 /// Use of a stream is told to the agent at most so often for each session (`http-api.md` 4.9.3).
 const REFRESH_PERIOD: Duration = Duration::from_secs(2);
 /// How long that may take.
@@ -70,6 +75,45 @@ fn host_of_agent(address: &str) -> String {
     endpoint.map_or_else(|_| "127.0.0.1".to_owned(), |endpoint| endpoint.host)
 }
 
+/// Whose sessions somebody may see, each including those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rights {
+    /// They get in nowhere any more.
+    Nobodys,
+    Own,
+    Anybodys,
+}
+
+impl Rights {
+    /// Of a keypair, as [`Op::owner`] has it.
+    fn of(credential: Option<&Credential>) -> Self {
+        match credential {
+            None => Self::Nobodys,
+            Some(credential) if credential.identity.is_admin => Self::Anybodys,
+            Some(_) => Self::Own,
+        }
+    }
+
+    /// What `requester` needs for sessions of `owner`.
+    pub(crate) fn for_sessions_of(owner: &AccessKey, requester: &AccessKey) -> Self {
+        if owner == requester {
+            Self::Own
+        } else {
+            Self::Anybodys
+        }
+    }
+}
+
+/// Why the manager ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// Its session has ended.
+    Session,
+    /// Its requester would not get it any more: the keypair, its user or its domain is no longer active, or is no
+    /// administrator's.
+    ShutOut,
+}
+
 /// All streams of this manager.
 #[derive(Debug)]
 pub(crate) struct Streams {
@@ -82,7 +126,15 @@ pub(crate) struct Streams {
 #[derive(Debug, Default)]
 struct Open {
     sessions: HashMap<KernelId, OfSession>,
-    requesters: HashMap<AccessKey, usize>,
+    requesters: HashMap<AccessKey, OfRequester>,
+}
+
+/// What the streams of one requester share.
+#[derive(Debug)]
+struct OfRequester {
+    count: usize,
+    /// As they were last seen.
+    rights: watch::Sender<Rights>,
 }
 
 /// What the streams of one session share.
@@ -101,14 +153,26 @@ pub(crate) struct OpenStream {
     open: Arc<Mutex<Open>>,
     requester: AccessKey,
     kernel: Option<KernelId>,
+    rights: watch::Receiver<Rights>,
+    /// What it takes.
+    needs: Rights,
+}
+
+impl OpenStream {
+    /// Waits until its requester would not get it any more.
+    pub(crate) async fn shut_out(&self) {
+        let mut rights = self.rights.clone();
+        // The sender goes when the requester's last stream has gone, which this is not.
+        _ = rights.wait_for(|rights| *rights < self.needs).await;
+    }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
-        if let Some(count) = open.requesters.get_mut(&self.requester) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_requester) = open.requesters.get_mut(&self.requester) {
+            of_requester.count -= 1;
+            if of_requester.count == 0 {
                 open.requesters.remove(&self.requester);
             }
         }
@@ -136,30 +200,44 @@ impl Streams {
         }
     }
 
-    /// A stream of no single session.
-    pub(crate) fn open_for(&self, requester: &AccessKey) -> Result<OpenStream> {
+    /// A stream of no single session, for a requester who has shown the rights that it needs.
+    pub(crate) fn open_for(&self, requester: &AccessKey, needs: Rights) -> Result<OpenStream> {
         let mut open = lock(&self.open);
-        let count = open.requesters.entry(requester.clone()).or_default();
-        if *count >= STREAMS_OF_REQUESTER {
+        let of_requester = open
+            .requesters
+            .entry(requester.clone())
+            .or_insert_with(|| OfRequester {
+                count: 0,
+                rights: watch::Sender::new(needs),
+            });
+        if of_requester.count >= STREAMS_OF_REQUESTER {
             return Err(Error::QuotaExceeded(format!(
                 "{STREAMS_OF_REQUESTER} streams are open at once; close some"
             )));
         }
-        *count += 1;
+        of_requester.count += 1;
+        of_requester.rights.send_if_modified(|rights| {
+            let has_more = *rights < needs;
+            *rights = needs.max(*rights);
+            has_more
+        });
         Ok(OpenStream {
             open: Arc::clone(&self.open),
             requester: requester.clone(),
             kernel: None,
+            rights: of_requester.rights.subscribe(),
+            needs,
         })
     }
 
     fn open_session(
         &self,
         requester: &AccessKey,
+        needs: Rights,
         kernel: KernelId,
         place: Place,
     ) -> Result<(OpenStream, watch::Receiver<Option<Place>>, Arc<AtomicU64>)> {
-        let mut stream = self.open_for(requester)?;
+        let mut stream = self.open_for(requester, needs)?;
         let mut open = lock(&self.open);
         let of_session = open.sessions.entry(kernel).or_insert_with(|| OfSession {
             count: 0,
@@ -191,6 +269,19 @@ impl Streams {
 
     fn kernels(&self) -> Vec<KernelId> {
         lock(&self.open).sessions.keys().copied().collect()
+    }
+
+    fn requesters(&self) -> Vec<AccessKey> {
+        lock(&self.open).requesters.keys().cloned().collect()
+    }
+
+    /// Tells the streams of a requester what they may see.
+    fn tell_rights(&self, requester: &AccessKey, now: Rights) {
+        if let Some(of_requester) = lock(&self.open).requesters.get(requester) {
+            of_requester
+                .rights
+                .send_if_modified(|rights| std::mem::replace(rights, now) != now);
+        }
     }
 
     /// Tells the streams of `asked` what their records say.
@@ -255,7 +346,10 @@ impl Manager {
         row: &KernelRow,
     ) -> Result<SessionStream> {
         let requester = &op.identity()?.access_key;
-        let (open, place, refreshed) = self.streams.open_session(requester, row.id, Place::of(row))?;
+        let needs = Rights::for_sessions_of(op.owner(session.owner.as_ref())?, requester);
+        let (open, place, refreshed) = self
+            .streams
+            .open_session(requester, needs, row.id, Place::of(row))?;
         let stream = SessionStream {
             manager: Arc::clone(self),
             op: op.clone(),
@@ -265,7 +359,7 @@ impl Manager {
             container: row.container_id.clone(),
             place,
             refreshed,
-            _open: open,
+            open,
         };
         stream.note_use();
         Ok(stream)
@@ -287,6 +381,28 @@ impl Manager {
             }
         }
     }
+
+    /// Looks at who has streams, one after the other: there is no hurry, and requests come first.
+    pub(crate) async fn watch_requesters(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(RIGHTS_PERIOD) => {}
+            }
+            for requester in self.streams.requesters() {
+                match self.credential(&requester).await {
+                    Ok(credential) => self
+                        .streams
+                        .tell_rights(&requester, Rights::of(credential.as_ref())),
+                    // Streams go on while the database is away.
+                    Err(error) => {
+                        tracing::debug!(%error, "who has streams cannot be looked at");
+                        break;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// An open stream of a session.
@@ -301,7 +417,7 @@ pub struct SessionStream {
     container: Option<String>,
     place: watch::Receiver<Option<Place>>,
     refreshed: Arc<AtomicU64>,
-    _open: OpenStream,
+    open: OpenStream,
 }
 
 impl SessionStream {
@@ -310,10 +426,15 @@ impl SessionStream {
         self.kernel
     }
 
-    /// Waits until the session has ended.
-    pub async fn ended(&self) {
-        // The sender goes when the last stream has gone, which this is not.
-        _ = self.place.clone().wait_for(Option::is_none).await;
+    /// Waits until the session has ended, or the requester is shut out of it.
+    pub async fn ended(&self) -> StreamEnd {
+        let mut place = self.place.clone();
+        tokio::select! {
+            biased;
+            // The sender goes when the last stream has gone, which this is not.
+            _ = place.wait_for(Option::is_none) => StreamEnd::Session,
+            () = self.open.shut_out() => StreamEnd::ShutOut,
+        }
     }
 
     /// Whether the session still runs what it ran when the stream was opened.
@@ -432,14 +553,41 @@ mod tests {
         let streams = Streams::new();
         let (one, other) = (AccessKey("ONE".into()), AccessKey("OTHER".into()));
         let mut open: Vec<_> = (0..STREAMS_OF_REQUESTER)
-            .map(|_| streams.open_for(&one).expect("room"))
+            .map(|_| streams.open_for(&one, Rights::Own).expect("room"))
             .collect();
-        assert!(matches!(streams.open_for(&one), Err(Error::QuotaExceeded(_))));
-        assert!(streams.open_for(&other).is_ok());
+        assert!(matches!(
+            streams.open_for(&one, Rights::Own),
+            Err(Error::QuotaExceeded(_))
+        ));
+        assert!(streams.open_for(&other, Rights::Own).is_ok());
         open.pop();
-        assert!(streams.open_for(&one).is_ok());
+        assert!(streams.open_for(&one, Rights::Own).is_ok());
         drop(open);
         assert!(lock(&streams.open).requesters.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_requester_who_is_shut_out_of_sessions_loses_the_streams_of_these() {
+        use futures_util::FutureExt as _;
+
+        let streams = Streams::new();
+        let key = AccessKey("ONE".into());
+        let open = |needs| streams.open_for(&key, needs).expect("room");
+        let ended = |stream: &OpenStream| stream.shut_out().now_or_never().is_some();
+        let (own, others) = (open(Rights::Own), open(Rights::Anybodys));
+        let both = || (ended(&own), ended(&others));
+        for (now, expected) in [
+            (Rights::Anybodys, (false, false)),
+            (Rights::Own, (false, true)),
+            (Rights::Nobodys, (true, true)),
+        ] {
+            streams.tell_rights(&key, now);
+            assert_eq!(both(), expected, "{now:?}");
+        }
+        // Who has just shown that they may is believed.
+        assert!(!ended(&open(Rights::Own)));
+        streams.tell_rights(&AccessKey("OTHER".into()), Rights::Nobodys);
+        assert_eq!(both(), (false, true));
     }
 
     #[test]
@@ -454,7 +602,7 @@ mod tests {
         let (one, other) = (AccessKey("ONE".into()), AccessKey("OTHER".into()));
         let open = |requester: &AccessKey, number: u128| {
             let kernel = KernelId(uuid::Uuid::from_u128(number));
-            streams.open_session(requester, kernel, place.clone())
+            streams.open_session(requester, Rights::Own, kernel, place.clone())
         };
         let mut all: Vec<_> = (0..STREAMS_OF_SESSION)
             .map(|_| open(&one, 1).expect("room"))

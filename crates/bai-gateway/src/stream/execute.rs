@@ -1,7 +1,8 @@
 //! `GET /stream/kernel/{session}/execute`: one socket, one run (`http-api.md` 4.9.2, `clients.md` 8).
 //!
 //! Invariants: the socket is read even while the run produces output, so that closes and pings are answered at once, and
-//! what is typed before it is asked for is kept; when the client goes away before the end, the run is interrupted.
+//! what is typed before it is asked for is kept; when the client goes away before the end, or is sent away, the run is
+//! interrupted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use bai_core::Error;
 use bai_core::session::{BatchOptions, ConsoleItem, ExecuteMode, ExecuteReply, RunStatus, SessionExecute};
-use bai_core::stream::SessionStream;
+use bai_core::stream::{SessionStream, StreamEnd};
 use bai_model::RunId;
 use bai_model::random::Random;
 use serde_json::{Value, json};
@@ -52,10 +53,10 @@ async fn serve(gateway: Arc<Gateway>, stream: SessionStream, mut socket: Socket)
         end = run.converse() => end,
         () = gateway.stopping.cancelled() => say_restarting(&mut socket.sender, End::stopping()).await,
     };
-    if matches!(end, End::Closed | End::Gone)
+    if matches!(end, End::Closed | End::Gone | End::Close(CloseCode::Policy, _))
         && let Err(error) = stream.interrupt().await
     {
-        tracing::debug!(%error, "the run of a vanished client could not be interrupted");
+        tracing::debug!(%error, "the run of a client that is gone could not be interrupted");
     }
     socket.end(end).await;
 }
@@ -125,7 +126,10 @@ impl Run<'_> {
                 let ended = self.stream.ended();
                 (request.mode, request.code) = tokio::select! {
                     typed = self.client.next_text() => (ExecuteMode::Input, typed?),
-                    () = ended => return Ok(say_restarting(self.sender, End::done()).await),
+                    end = ended => return match end {
+                        StreamEnd::Session => Ok(say_restarting(self.sender, End::done()).await),
+                        StreamEnd::ShutOut => Err(End::of(end, CloseCode::Normal)),
+                    },
                 };
             }
         }
@@ -147,7 +151,10 @@ impl Run<'_> {
             biased;
             answer = &mut answer => Ok(answer),
             end = self.client.keep_typed() => Err(end),
-            () = self.stream.ended() => Ok(Err(Error::KernelNotFound)),
+            end = self.stream.ended() => match end {
+                StreamEnd::Session => Ok(Err(Error::KernelNotFound)),
+                StreamEnd::ShutOut => Err(End::of(end, CloseCode::Normal)),
+            },
         }
     }
 

@@ -2,8 +2,10 @@
 //! a service of a session, the same for both; and `/apps`, which lists the services (`clients.md` 11.3, item 16).
 //!
 //! Each direction reads only what the other end has taken, so that a tunnel holds one message of the client and one chunk
-//! of the service at most, and nothing but its sockets while nothing happens.
+//! of the service at most, and nothing but its sockets while nothing happens. An end that takes nothing for
+//! [`crate::STALL_LIMIT`] ends it.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bai_core::stream::{ServiceStream, SessionStream};
@@ -20,6 +22,7 @@ use crate::body::json as answer;
 use crate::error::Problem;
 use crate::params;
 use crate::pipeline::{Answer, Call};
+use crate::stall::Stalling;
 
 /// What is read of a service at once.
 const CHUNK: usize = 8 << 10;
@@ -52,18 +55,21 @@ pub(crate) async fn apps(call: Call) -> Result<Answer, Problem> {
 
 async fn tunnel(service: ServiceStream, mut socket: Socket, stopping: CancellationToken) {
     let (mut from, mut to) = match service.connect().await {
-        Ok(connected) => connected.into_split(),
+        Ok(connected) => {
+            let peer = connected.peer_addr().ok();
+            let (from, to) = connected.into_split();
+            (from, Stalling::new(to, peer))
+        }
         Err(error) => {
             tracing::debug!(kernel.id = %service.stream.kernel(), %error, "a service cannot be reached");
             let reason = format!("the service cannot be reached: {}", error.kind());
             return socket.end(End::Close(CloseCode::Error, reason.into())).await;
         }
     };
-    let away = |reason: &'static str| End::Close(CloseCode::Away, reason.into());
     let end = tokio::select! {
         end = to_service(&mut socket.receiver, &mut to, &service.stream) => end,
         end = to_client(&mut from, &mut socket.sender, &service.stream) => end,
-        () = service.stream.ended() => away("the session has ended"),
+        end = service.stream.ended() => End::of(end, CloseCode::Away),
         () = stopping.cancelled() => End::stopping(),
     };
     // What the client said last must not be lost to a reset.
@@ -81,13 +87,22 @@ async fn tunnel(service: ServiceStream, mut socket: Socket, stopping: Cancellati
     });
 }
 
-async fn to_service(receiver: &mut Receiver, service: &mut OwnedWriteHalf, stream: &SessionStream) -> End {
+async fn to_service(
+    receiver: &mut Receiver,
+    service: &mut Stalling<OwnedWriteHalf>,
+    stream: &SessionStream,
+) -> End {
     loop {
         match receiver.next().await {
             Ok(Received::Binary(bytes)) => {
                 stream.keep_busy();
-                if service.write_all(&bytes).await.is_err() {
-                    return End::Close(CloseCode::Away, "the service has closed".into());
+                match service.write_all(&bytes).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::TimedOut => {
+                        tracing::info!(kernel.id = %stream.kernel(), %error, "a service does not read; its tunnel is closed");
+                        return End::Close(CloseCode::Error, "the service does not read".into());
+                    }
+                    Err(_) => return End::Close(CloseCode::Away, "the service has closed".into()),
                 }
             }
             Ok(Received::Ping) => stream.keep_busy(),
@@ -114,7 +129,7 @@ async fn to_client(service: &mut OwnedReadHalf, sender: &mut Sender, stream: &Se
                     return end;
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return closed(),
         }
     }

@@ -17,6 +17,7 @@ use super::socket::{End, Handshake, Received, Receiver, Sender, Socket};
 use crate::Gateway;
 use crate::error::Problem;
 use crate::pipeline::{Answer, Call};
+use crate::stall::STALL_LIMIT;
 
 /// Commands that may wait for those before.
 const BACKLOG: usize = 16;
@@ -67,7 +68,7 @@ async fn serve(gateway: Arc<Gateway>, terminal: TerminalStream, mut socket: Sock
         end = listener.listen(&mut socket.receiver) => end,
         end = show(screen, &mut socket.sender) => end,
         end = carry_out(&gateway, &stream, to_do, &is_restarting) => end,
-        () = stream.ended() => End::Close(CloseCode::Normal, "the session has ended".into()),
+        end = stream.ended() => End::of(end, CloseCode::Normal),
         () = gateway.stopping.cancelled() => End::stopping(),
     };
     socket.end(end).await;
@@ -89,12 +90,15 @@ impl Listener<'_> {
                 Err(end) => return end,
             };
             match parse(&text) {
-                Ok(said) => {
-                    if self.heed(said).await.is_err() {
-                        // Whoever attends to the terminal says why, on the screen.
-                        return std::future::pending().await;
+                Ok(said) => match tokio::time::timeout(STALL_LIMIT, self.heed(said)).await {
+                    Ok(Ok(())) => {}
+                    // Whoever attends to the terminal says why, on the screen.
+                    Ok(Err(_)) => return std::future::pending().await,
+                    Err(_) => {
+                        tracing::info!(kernel.id = %self.stream.kernel(), limit = ?STALL_LIMIT, "a terminal does not read; it is closed");
+                        return End::Close(CloseCode::Error, "the terminal does not read".into());
                     }
-                }
+                },
                 Err(reason) => return End::Close(CloseCode::Policy, reason.into()),
             }
         }

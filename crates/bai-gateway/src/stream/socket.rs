@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
+use bai_core::stream::StreamEnd;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -110,6 +111,17 @@ impl End {
     /// Everything was said.
     pub(super) fn done() -> Self {
         Self::Close(CloseCode::Normal, "".into())
+    }
+
+    /// The manager ends it, with `session_code` where that is because its session has ended.
+    pub(super) fn of(end: StreamEnd, session_code: CloseCode) -> Self {
+        match end {
+            StreamEnd::Session => Self::Close(session_code, "the session has ended".into()),
+            StreamEnd::ShutOut => Self::Close(
+                CloseCode::Policy,
+                "the access key may not use this stream any more".into(),
+            ),
+        }
     }
 
     /// The server stops.
@@ -243,7 +255,7 @@ impl Sender {
         }
     }
 
-    /// Sends bytes, for however long the client lets them wait.
+    /// Sends bytes, for as long as the client takes some of them now and then ([`crate::STALL_LIMIT`]).
     ///
     /// # Errors
     /// [`End::Gone`].

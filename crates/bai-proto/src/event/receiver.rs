@@ -2,7 +2,8 @@
 //!
 //! Invariants: the events of one connection come out in their order; a malformed event changes nothing. With
 //! [`ReceiverOptions::check_sources`] an agent is bound to the address that its events come from, for as long as they come,
-//! and a heartbeat may only name an RPC address on the host that sent it.
+//! and a heartbeat may only name an RPC address on the host that sent it. In any case it may name none where no other host's
+//! agent can be: this host itself, or what is special on its network, as the services that clouds have for their machines.
 //!
 //! Not here: whether a kernel is the agent's own, which the records say.
 
@@ -96,6 +97,8 @@ enum Refusal {
          translation, turn the check of sources off"
     )]
     PointsElsewhere { agent: AgentId, addr: String },
+    #[error("agent {agent} wants to be called at {addr}, where no agent of another host can be")]
+    PointsInside { agent: AgentId, addr: String },
 }
 
 impl EventReceiver {
@@ -207,10 +210,14 @@ impl Shared {
         if let AgentEvent::InstanceHeartbeat(info) = &event
             && info.addr != *checked_addr
         {
-            if !is_on(&info.addr, peer.ip()).await {
+            let whose = whose(&info.addr, peer.ip()).await;
+            if whose != Whose::Senders {
                 let addr = info.addr.clone();
                 if self.check_sources {
                     return Err(Refusal::PointsElsewhere { agent, addr });
+                }
+                if whose == Whose::Nobodys {
+                    return Err(Refusal::PointsInside { agent, addr });
                 }
                 tracing::warn!(
                     peer.addr = %peer, agent.id = %agent, addr,
@@ -250,20 +257,61 @@ impl Shared {
     }
 }
 
-/// Whether an RPC address is of the host at `source`.
-async fn is_on(addr: &str, source: IpAddr) -> bool {
+/// Where an RPC address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// To the host that named it.
+    Senders,
+    /// To another one, or nobody knows where.
+    Others,
+    /// Where no agent of another host can be.
+    Nobodys,
+}
+
+/// Where an RPC address leads that the host at `source` named.
+async fn whose(addr: &str, source: IpAddr) -> Whose {
     let source = source.to_canonical();
     let Ok(endpoint) = addr.parse::<Endpoint>() else {
-        return false;
+        return Whose::Nobodys;
     };
-    if let Ok(address) = endpoint.host.parse::<IpAddr>() {
-        return address.to_canonical() == source;
+    let addresses: Vec<IpAddr> = match endpoint.host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => {
+            let resolving = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+            match tokio::time::timeout(RESOLUTION, resolving).await {
+                Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
+                _ => Vec::new(),
+            }
+        }
+    };
+    let mut addresses = addresses.iter().map(IpAddr::to_canonical);
+    if addresses.clone().any(|address| address == source) {
+        Whose::Senders
+    } else if addresses.any(|address| is_special(address) || (address.is_loopback() && !is_here(source))) {
+        Whose::Nobodys
+    } else {
+        Whose::Others
     }
-    let resolving = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    match tokio::time::timeout(RESOLUTION, resolving).await {
-        Ok(Ok(mut addresses)) => addresses.any(|address| address.ip().to_canonical() == source),
-        _ => false,
+}
+
+/// No host's own address: this network's, a group's, or that of a service of the link.
+fn is_special(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            address.is_unspecified()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_broadcast()
+        }
+        IpAddr::V6(address) => {
+            address.is_unspecified() || address.is_unicast_link_local() || address.is_multicast()
+        }
     }
+}
+
+/// Whether an address is one of this host: nobody else's can be bound. Agents on the manager's own host may say loopback.
+fn is_here(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 #[cfg(test)]
@@ -292,11 +340,26 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_must_be_of_the_sender() {
-        let here = IpAddr::from([127, 0, 0, 1]);
-        assert!(is_on("tcp://127.0.0.1:6001", here).await);
-        assert!(is_on("tcp://localhost:6001", here).await);
-        assert!(!is_on("tcp://10.0.0.1:6001", here).await);
-        assert!(!is_on("tcp://169.254.169.254:80", here).await);
-        assert!(!is_on("inproc://x", here).await);
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 1]));
+        for (addr, source, expected) in [
+            ("tcp://127.0.0.1:6001", here, Whose::Senders),
+            ("tcp://localhost:6001", here, Whose::Senders),
+            ("tcp://10.0.0.1:6001", here, Whose::Others),
+            ("tcp://[::ffff:192.0.2.1]:6001", there, Whose::Senders),
+            ("tcp://10.0.0.1:6001", there, Whose::Others),
+            // Of this host, another of its addresses.
+            ("tcp://127.0.0.2:6001", here, Whose::Others),
+            ("tcp://127.0.0.1:6001", there, Whose::Nobodys),
+            ("tcp://localhost:6001", there, Whose::Nobodys),
+            ("tcp://[::1]:6001", there, Whose::Nobodys),
+            ("tcp://0.0.0.0:6001", here, Whose::Nobodys),
+            ("tcp://224.0.0.1:6001", here, Whose::Nobodys),
+            ("tcp://255.255.255.255:6001", here, Whose::Nobodys),
+            ("tcp://169.254.169.254:80", here, Whose::Nobodys),
+            ("tcp://[fe80::1]:6001", there, Whose::Nobodys),
+            ("inproc://x", here, Whose::Nobodys),
+        ] {
+            assert_eq!(whose(addr, source).await, expected, "{addr} {source}");
+        }
     }
 }

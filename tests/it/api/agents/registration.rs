@@ -1,28 +1,15 @@
 //! Heartbeats: what is recorded of them, and what is not.
 
-use std::sync::Arc;
-
 use bai_model::{AgentId, AgentStatus, ResourceSlot, SlotUnit};
 use bai_proto::event::{AgentEvent, InstalledImage, ReceiverOptions};
-use bai_proto::zmtp::{Endpoint, Link, Message, SocketType};
+use bai_proto::zmtp::{Link, Message};
 use bai_store::agent::NewAgent;
-use bai_testkit::ambient::SeededRandom;
-use bai_testkit::remote::link_options;
+use bai_testkit::remote::stranger;
 use bai_testkit::{Api, RemoteAgent, Role, cast};
 use serde_json::json;
 
 use super::super::{assert_clean, create};
 use super::{add_agent, lose, soon, until_agent, with_agent};
-
-/// Somebody who may send whatever they like.
-fn stranger(events: std::net::SocketAddr) -> Link {
-    let endpoint: Endpoint = format!("tcp://{events}").parse().unwrap();
-    Link::connect(
-        endpoint,
-        SocketType::Push,
-        link_options(Arc::new(SeededRandom::default())),
-    )
-}
 
 async fn send(link: &Link, frames: &[&[u8]]) {
     let message: Message = frames.iter().map(|frame| frame.to_vec().into()).collect();
@@ -173,6 +160,45 @@ async fn what_an_agent_says_anew_is_recorded_and_what_it_says_again_is_not() {
     );
 }
 
+/// Presets, policies and sites name slots that nobody has at the moment: whether a slot is known does not depend on who is
+/// alive (deviation `slot-types-stay`). What is offered does.
+#[tokio::test]
+async fn slot_types_stay_known_when_the_last_agent_that_has_them_leaves() {
+    let (api, _agent) = with_agent().await;
+    let mut gpus = add_agent(&api, "i-with-gpus").await;
+    gpus.info.slot_types.insert("cuda.device", SlotUnit::Count);
+    let slots = json!({ "cpu": "8", "mem": "17179869184", "cuda.device": "2" });
+    gpus.info.available_slots = ResourceSlot::from_stored(&slots).0;
+    gpus.beat().await;
+    let unit = || api.config.get("config/resource_slots/cuda.device");
+    soon("it is known", || async { unit().await.unwrap().is_some() }).await;
+    let allocatable = async || {
+        let checked = api
+            .call(Role::User, "POST", "/resource/check-presets", &json!({}))
+            .await;
+        let presets = checked.json()["presets"].as_array().unwrap().clone();
+        let preset = presets.into_iter().find(|preset| preset["name"] == "small-gpu");
+        preset.unwrap()["allocatable"].clone()
+    };
+    assert_eq!(allocatable().await, json!(true));
+    let left = AgentEvent::InstanceTerminated {
+        agent: gpus.info.id.clone(),
+        reason: "shutdown".to_owned(),
+    };
+    gpus.tell(left).await;
+    until_agent(&api, "i-with-gpus", AgentStatus::Terminated).await;
+    // Nor do they go with the next one that comes, which is what the original does.
+    add_agent(&api, "i-without").await;
+    assert_eq!(unit().await.unwrap().as_deref(), Some("count"));
+    assert_eq!(allocatable().await, json!(false));
+    let wanted = json!({ "lang": "python", "clientSessionToken": "gpu-1", "config": { "resources": { "cuda.device": 1 } } });
+    let refused = api.call(Role::User, "POST", "/kernel/create", &wanted).await;
+    assert_eq!(refused.status, 503, "{:?}", refused.view());
+    let unknown = json!({ "lang": "python", "clientSessionToken": "tpu-1", "config": { "resources": { "tpu.device": 1 } } });
+    let refused = api.call(Role::User, "POST", "/kernel/create", &unknown).await;
+    assert_eq!(refused.status, 400, "{:?}", refused.view());
+}
+
 #[tokio::test]
 async fn a_broker_that_forgot_everything_is_told_again() {
     let (api, agent) = with_agent().await;
@@ -259,7 +285,11 @@ async fn frames_that_are_no_events_change_nothing() {
     let long = [b'x'; 65];
     // A gigabyte of images, as it says.
     let valid = bai_proto::event::encode(&agent.info.id, &AgentEvent::InstanceHeartbeat(agent.info.clone()));
-    let mut bomb = valid[2].to_vec();
+    let mut bare = agent.info.clone();
+    // Those that it brings would come behind the others.
+    bare.images.clear();
+    let bare = bai_proto::event::encode(&agent.info.id, &AgentEvent::InstanceHeartbeat(bare));
+    let mut bomb = bare[2].to_vec();
     let at = bomb.windows(6).position(|bytes| bytes == b"images").unwrap() + 6;
     bomb.splice(at.., [0xc4, 6, 0x80, 0x80, 0x80, 0x80, 0x04, 0x00]);
     let cases: &[&[&[u8]]] = &[

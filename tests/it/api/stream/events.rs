@@ -12,20 +12,20 @@ use crate::api::create;
 const USER: &str = "AKIANABBDUSEREXAMPLE";
 
 /// Events as they come.
-struct Events {
+pub(super) struct Events {
     body: Body,
     text: String,
 }
 
 #[derive(Debug)]
-struct Event {
-    id: String,
-    name: String,
-    data: Value,
+pub(super) struct Event {
+    pub id: String,
+    pub name: String,
+    pub data: Value,
 }
 
 impl Events {
-    async fn open(api: &Api, request: Request) -> Self {
+    pub async fn open(api: &Api, request: Request) -> Self {
         let target = request.target.clone();
         let answer = api.follow(request).await;
         assert_eq!(answer.status(), 200, "{target}");
@@ -37,7 +37,7 @@ impl Events {
     }
 
     /// The next event; `None` at the end.
-    async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {
@@ -67,7 +67,7 @@ impl Events {
     }
 
     /// Reads up to an event of this name, and gives the names on the way.
-    async fn until(&mut self, name: &str) -> Vec<String> {
+    pub async fn until(&mut self, name: &str) -> Vec<String> {
         let mut names = Vec::new();
         while names.last().is_none_or(|last| last != name) {
             names.push(self.next().await.expect("an event").name);

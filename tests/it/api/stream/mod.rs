@@ -1,5 +1,6 @@
 //! Streams over real sockets, a file for each kind.
 
+mod ends;
 mod events;
 mod execute;
 mod proxy;

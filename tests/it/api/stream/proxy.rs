@@ -161,19 +161,6 @@ async fn each_end_has_its_code() {
     assert_clean(&api).await;
 }
 
-/// Nobody tells this manager: it sees it in the record.
-#[tokio::test]
-async fn a_session_that_another_manager_ended_takes_its_streams_along() {
-    let (api, _) = start().await;
-    let mut stream = open(&api, Role::User, &target("echo")).await.unwrap();
-    let kernel = api.agent.kernels()[0];
-    let mut tx = api.store.begin().await.unwrap();
-    let now = bai_model::time::Clock::now(api.clock.as_ref());
-    assert!(tx.terminate_kernel(kernel, "elsewhere", now, None).await.unwrap());
-    tx.commit().await.unwrap();
-    assert_eq!(close_code(&mut stream).await, 1001);
-}
-
 #[tokio::test]
 async fn a_restart_ends_no_tunnel_by_itself() {
     let (api, _) = start().await;
@@ -227,6 +214,35 @@ async fn a_slow_client_makes_its_service_wait() {
     assert_eq!(close_code(&mut slow).await, 1001);
 }
 
+/// A service that never reads holds neither its client nor a tunnel for ever.
+#[tokio::test]
+async fn a_service_that_never_reads_loses_its_tunnel() {
+    let (api, _) = start().await;
+    let stream = open(&api, Role::User, &target("deaf")).await.unwrap();
+    let (mut sink, mut stream) = stream.split();
+    // From here on time-outs pass at once when nothing else happens.
+    tokio::time::pause();
+    let sending = async { while sink.send(Message::binary(vec![0; 1 << 20])).await.is_ok() {} };
+    let closed = async {
+        loop {
+            match stream.next().await {
+                Some(Ok(Message::Close(Some(close)))) => return close,
+                Some(Ok(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let closed = tokio::time::timeout(10 * bai_gateway::STALL_LIMIT, closed);
+    let close = tokio::select! {
+        close = closed => close.expect("an end"),
+        () = sending => panic!("the tunnel is cut without a word"),
+    };
+    assert_eq!(
+        (u16::from(close.code), close.reason.as_str()),
+        (1011, "the service does not read")
+    );
+}
+
 #[tokio::test]
 async fn services_are_listed() {
     let (api, _) = start().await;
@@ -234,7 +250,7 @@ async fn services_are_listed() {
     assert_eq!(answer.status, 200);
     let expected = json!({ "name": "echo", "protocol": "http", "ports": [8080] });
     assert_eq!(answer.json()[0], expected);
-    assert_eq!(answer.json().as_array().map(Vec::len), Some(7));
+    assert_eq!(answer.json().as_array().map(Vec::len), Some(8));
     assert_eq!(
         api.get(Role::Monitor, "/stream/kernel/proxied/apps").await.status,
         404

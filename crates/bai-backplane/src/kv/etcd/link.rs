@@ -3,7 +3,8 @@
 //! Invariants: a call ends within its deadline. What was certainly not carried out is tried again until then, at another
 //! server if there is one; what may have been is repeated only when doing it twice is doing it once. A server that did not
 //! answer in time loses its connection, so that a dead one cannot hold up the next call. Once all servers have failed a
-//! whole deadline long, later calls fail after one look at each, until one succeeds.
+//! whole deadline long, later calls fail after one look at each, until one succeeds. While all servers are silent, one call
+//! at a time finds out whether they still are, and the others fail at once.
 //!
 //! Not here: what the calls mean.
 
@@ -89,6 +90,21 @@ pub(super) struct Link {
     log_in: tokio::sync::Mutex<()>,
     /// The last call used up its deadline in vain.
     out: AtomicBool,
+    /// What takes a server so long to refuse is silence.
+    patience: Duration,
+    /// The servers that were silent when they were last asked.
+    silent: Vec<AtomicBool>,
+    /// A call finds out whether they still are.
+    probing: AtomicBool,
+}
+
+/// The one call that finds out whether silent servers are back.
+struct Probe<'a>(&'a AtomicBool);
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Link {
@@ -138,6 +154,7 @@ impl Link {
                 credentials_setting: "etcd.user and etcd.password, or bai.config-store",
             },
             channels: Mutex::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
+            silent: endpoints.iter().map(|_| AtomicBool::new(false)).collect(),
             endpoints,
             credentials: address.user.clone().map(|name| proto::AuthenticateRequest {
                 name,
@@ -148,6 +165,8 @@ impl Link {
             token: Mutex::new(None),
             log_in: tokio::sync::Mutex::new(()),
             out: AtomicBool::new(false),
+            patience: connect,
+            probing: AtomicBool::new(false),
         })
     }
 
@@ -223,6 +242,7 @@ impl Link {
         method: Method,
         attempt: impl Fn(Channel, Option<Token>) -> Attempt<T> + Send + Sync,
     ) -> std::result::Result<T, Fault> {
+        let _probe = self.admit()?;
         let end = Instant::now() + self.deadline;
         let patient = !self.out.load(Ordering::Relaxed);
         let mut renewed = false;
@@ -230,7 +250,12 @@ impl Link {
         let mut pause = BACK_OFF.0;
         loop {
             let server = self.current.load(Ordering::Relaxed) % self.endpoints.len();
-            match self.attempt(server, end, method, &attempt).await {
+            let began = Instant::now();
+            let answered = self.attempt(server, end, method, &attempt).await;
+            let is_silent =
+                matches!(answered, Err(Verdict::Elsewhere { .. })) && began.elapsed() >= self.patience;
+            self.silent[server].store(is_silent, Ordering::Relaxed);
+            match answered {
                 Ok(answer) => {
                     self.out.store(false, Ordering::Relaxed);
                     return Ok(answer);
@@ -255,6 +280,17 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Lets one call pass at a time while all servers are silent.
+    fn admit(&self) -> Result<Option<Probe<'_>>> {
+        if !self.silent.iter().all(|silent| silent.load(Ordering::Relaxed)) {
+            return Ok(None);
+        }
+        if self.probing.swap(true, Ordering::Relaxed) {
+            return Err(self.service.unavailable("does not answer"));
+        }
+        Ok(Some(Probe(&self.probing)))
     }
 
     /// Asks one server once.
