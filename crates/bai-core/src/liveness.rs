@@ -149,7 +149,7 @@ impl Manager {
                 agents = lost.len(),
                 agent.ids = first_of(&lost),
                 ?timeout,
-                "lost: nothing was heard of them"
+                "agents are lost: nothing was heard of them"
             );
         }
         done

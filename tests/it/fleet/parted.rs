@@ -1,12 +1,16 @@
-//! The network parts an agent from everybody else, and joins it again.
+//! The network parts an agent from everybody else, wholly or in one direction, and joins it again.
 
 use std::time::Instant;
 
-use bai_model::AgentStatus;
+use bai_model::time::Clock as _;
+use bai_model::{AgentId, AgentStatus, ResourceSlot};
+use bai_store::agent::NewAgent;
+use bai_testkit::ambient::WallClock;
 use bai_testkit::services::Missing;
+use serde_json::json;
 
 use super::network::{Joined, Network};
-use super::{Fleet, LOSS, Member, PATIENCE, create, destroy};
+use super::{Fleet, LOSS, Member, PATIENCE, create, destroy, until};
 use crate::crash::says;
 
 /// An agent in a namespace, which is named `i-…`.
@@ -95,4 +99,159 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
     fleet.converge(&[&parted, &other]).await;
     parted.end().await;
     other.end().await;
+}
+
+/// What an agent says is lost, or what it is told: the others see no more of it than that it is silent.
+async fn parted_one_way(what: &str, part: fn(&Joined), join: fn(&Joined)) {
+    let (fleet, [far, near], _network) = match start().await {
+        Ok(started) => started,
+        Err(missing) => return println!("SKIPPED: {what}, because {missing}"),
+    };
+    let mut parted = member(&fleet, "i-parted", &far);
+    let mut other = member(&fleet, "i-other", &near);
+    parted.start();
+    fleet.until_status(&parted, AgentStatus::Alive, PATIENCE).await;
+    let client = fleet.client();
+    for name in ["first", "second", "third"] {
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 1).await.unwrap(), Ok("1\n".to_owned()));
+    }
+
+    part(&far);
+    // Before anybody has noticed. Whether the agent has heard of it or not, no answer comes.
+    let (said, created) = tokio::join!(says(&client, "first", 2), create(&client, "during"));
+    for refusal in [said.unwrap().unwrap_err(), created.unwrap_err()] {
+        assert!(refusal.starts_with("500 "), "{refusal}");
+    }
+    fleet.until_status(&parted, AgentStatus::Lost, LOSS).await;
+    let refusal = says(&client, "second", 3).await.unwrap().unwrap_err();
+    assert!(refusal.starts_with("404 "), "{refusal}");
+    other.start();
+    fleet.until_status(&other, AgentStatus::Alive, PATIENCE).await;
+    // There must not be two when the first is back.
+    for (name, number) in [("first", 4), ("late", 5)] {
+        create(&client, name).await.unwrap();
+        let said = says(&client, name, number).await.unwrap();
+        assert_eq!(said, Ok(format!("{number}\n")));
+    }
+
+    join(&far);
+    fleet.until_status(&parted, AgentStatus::Alive, PATIENCE).await;
+    fleet.converge(&[&parted, &other]).await;
+    let (away, here) = (["second", "third"], ["first", "late"]);
+    assert_eq!(
+        fleet.sessions_of(&parted).await,
+        away.map(str::to_owned).into(),
+        "none of them twice, and none that was refused"
+    );
+    assert_eq!(fleet.sessions_of(&other).await, here.map(str::to_owned).into());
+    create(&client, "during").await.unwrap();
+    for name in [away, here].concat().into_iter().chain(["during"]) {
+        assert_eq!(says(&client, name, 6).await.unwrap(), Ok("6\n".to_owned()));
+        destroy(&client, name).await.unwrap();
+    }
+    fleet.converge(&[&parted, &other]).await;
+    parted.end().await;
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_nobody_hears_is_lost_and_found() {
+    parted_one_way("an agent that nobody hears", Joined::mute, Joined::unmute).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_hears_nobody_is_lost_and_found() {
+    parted_one_way("an agent that hears nobody", Joined::deafen, Joined::undeafen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_whose_answers_are_lost_end_and_leave_nothing_behind() {
+    let (fleet, [far, _near], _network) = match start().await {
+        Ok(started) => started,
+        Err(missing) => return println!("SKIPPED: answers that are lost, because {missing}"),
+    };
+    let mut member = member(&fleet, "i-unanswering", &far);
+    member.start();
+    fleet.until_status(&member, AgentStatus::Alive, PATIENCE).await;
+    let client = fleet.client();
+    for name in ["kept", "ended"] {
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 1).await.unwrap(), Ok("1\n".to_owned()));
+    }
+
+    let endpoint = member.place.endpoint();
+    let (_, port) = endpoint.rsplit_once(':').unwrap();
+    if let Err(missing) = far.lose_answers(port) {
+        return println!("SKIPPED: answers that are lost, because {missing}");
+    }
+    // The agent does what it is told, and cannot say so; its heartbeats arrive.
+    let (said, created, _) = tokio::join!(
+        says(&client, "kept", 2),
+        create(&client, "during"),
+        destroy(&client, "ended")
+    );
+    for refusal in [said.unwrap().unwrap_err(), created.unwrap_err()] {
+        assert!(refusal.starts_with("500 "), "{refusal}");
+    }
+    assert_eq!(fleet.status(&member).await, Some(AgentStatus::Alive));
+
+    far.pass_answers(port);
+    let is_answering = async || says(&client, "kept", 3).await.unwrap() == Ok("3\n".to_owned());
+    until("an answer", PATIENCE, is_answering).await;
+    fleet.converge(&[&member]).await;
+    assert_eq!(fleet.sessions_of(&member).await, ["kept".to_owned()].into());
+    for name in ["during", "ended"] {
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 4).await.unwrap(), Ok("4\n".to_owned()));
+    }
+    for name in ["kept", "during", "ended"] {
+        destroy(&client, name).await.unwrap();
+    }
+    fleet.converge(&[&member]).await;
+    member.end().await;
+}
+
+/// A rack without power: one line tells of all, however many they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_leave_at_once_are_told_in_one_line() {
+    const AGENTS: usize = 40;
+    let fleet = match Fleet::start("127.0.0.1").await {
+        Ok(fleet) => fleet,
+        Err(missing) => return println!("SKIPPED: agents that leave at once, because {missing}"),
+    };
+    // Recorded together and never heard of.
+    let ids: Vec<AgentId> = (0..AGENTS)
+        .map(|number| AgentId(format!("i-{number:03}")))
+        .collect();
+    let mut tx = fleet.store.begin().await.unwrap();
+    for id in &ids {
+        let agent = NewAgent {
+            id: id.clone(),
+            region: "local".to_owned(),
+            addr: "tcp://127.0.0.1:1".to_owned(),
+            version: "19.06.0".to_owned(),
+            available_slots: ResourceSlot::default(),
+            compute_plugins: json!({}),
+        };
+        tx.upsert_agent(&agent, WallClock.now()).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let are_lost = async || {
+        let alive = fleet.store.reader().addresses_of_agents().await.unwrap();
+        alive.is_empty()
+    };
+    until("the loss of all", LOSS, are_lost).await;
+    let told = || {
+        let log = fleet.manager.log();
+        log.lines()
+            .filter(|line| line.contains("nothing was heard of"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    until("the line", PATIENCE, async || !told().is_empty()).await;
+    let told = told();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains(&format!("agents={AGENTS}")), "{}", told[0]);
+    assert!(told[0].contains(" and 35 more"), "{}", told[0]);
 }
