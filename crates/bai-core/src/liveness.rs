@@ -193,14 +193,30 @@ impl Manager {
             }
             self.tell_who_was_heard().await;
             rounds = rounds.wrapping_add(1);
-            if rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS)
-                && let Err(error) = self.look_up_agents().await
-            {
-                tracing::warn!(%error, "which agents are alive cannot be looked up at the moment");
+            if rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS) {
+                match self.look_up_agents().await {
+                    Ok(()) => self.tell_unconnected(),
+                    Err(error) => {
+                        tracing::warn!(%error, "which agents are alive cannot be looked up at the moment");
+                    }
+                }
             }
             if rounds.is_multiple_of(ROUNDS_BETWEEN_RENAMINGS) {
                 self.name_images_anew(&mut registries).await;
             }
+        }
+    }
+
+    /// Logs whom this manager cannot call although they are alive.
+    fn tell_unconnected(&self) {
+        if let Some((agents, reason)) = self.agents.take_unconnected() {
+            let named = first_of(&agents);
+            tracing::warn!(
+                agents = agents.len(),
+                agent.ids = named,
+                reason,
+                "there is no connection to agents that are heard"
+            );
         }
     }
 
