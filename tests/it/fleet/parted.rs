@@ -236,36 +236,30 @@ async fn agents_that_are_gone_at_once_are_told_together() {
     until("the loss of all", PATIENCE, async || alive().await == 0).await;
 
     // What heartbeats they still sent was spread over the three seconds between two of them.
+    const LOST: &str = "agents are lost: nothing was heard of them";
     let lines = || warnings(&fleet.manager.log()[before..]);
     let count = |line: &String| {
-        line.split_once("agents=")?
-            .1
-            .split(' ')
-            .next()?
-            .parse::<usize>()
-            .ok()
+        let (_, fields) = line.split_once(LOST)?.1.split_once("agents=")?;
+        fields.split(' ').next()?.parse::<usize>().ok()
     };
     let told = || lines().iter().filter_map(count).sum::<usize>();
     until("all to be told", PATIENCE, async || told() >= AGENTS).await;
     let lines = lines();
     assert!(lines.len() < AGENTS / 4, "{lines:#?}");
-    assert!(
-        lines
-            .iter()
-            .all(|line| line.contains("agents are lost: nothing was heard of them")),
-        "{lines:#?}"
-    );
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.contains("i-simulated-") && line.contains(" more")),
-        "{lines:#?}"
-    );
+    let is_short = |line: &String| line.contains("i-simulated-") && line.contains(" more");
+    assert!(lines.iter().any(is_short), "{lines:#?}");
 }
 
 /// Of agents that are missed, whatever else there is to warn of on a busy machine.
 fn warnings(log: &str) -> Vec<String> {
-    let is_meant = |line: &&str| line.contains("nothing was heard of") || line.contains("no connection to");
+    let is_meant = |line: &&str| {
+        let about = [
+            "nothing was heard of",
+            "no connection to agents",
+            "no connection to an agent",
+        ];
+        about.iter().any(|about| line.contains(about))
+    };
     let lines = log
         .lines()
         .filter(|line| line.contains(" WARN "))
