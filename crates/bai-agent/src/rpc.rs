@@ -178,10 +178,14 @@ impl AgentRpc for Agent {
             Err(NotStarted::Gone) => return Ok(None),
             Err(refusal) => return Err(error::runtime(refusal.to_string())),
         }
-        let reply = life.runs.collect(&run, deadline).await;
+        let reply = tokio::select! {
+            biased;
+            reply = life.runs.collect(&run, deadline) => Ok(reply),
+            silent = life.client.silent() => Err(error::runtime(silent.to_string())),
+        };
         // A long wait is use, too.
         _ = self.used(kernel);
-        Ok(reply)
+        reply
     }
 
     async fn interrupt_kernel(&self, kernel: KernelId) -> Result<(), AgentError> {

@@ -25,6 +25,9 @@ const QUESTIONS_AT_ONCE: usize = 4;
 /// What an agent of 19.06 says of a kernel that it does not have (`agent-protocol.md` 2.11).
 const NO_SUCH_KERNEL: &str = "KeyError";
 
+/// What is the matter with an agent that is not connected.
+const NO_CONNECTION: &str = "ConnectionError";
+
 /// What is known of a kernel after its agent was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -86,6 +89,11 @@ impl Manager {
             Ok(kernels) => kernels,
             Err(error) if error.is_not_provided() => {
                 return self.compare_one_by_one(id, agent, recorded).await;
+            }
+            // Of all that cannot be called it is told together.
+            Err(AgentError::Exception { kind, .. }) if kind == NO_CONNECTION => {
+                tracing::debug!(agent.id = %id, "an agent that cannot be called is not compared with the records yet");
+                return Ok(Compared::NotAtAll);
             }
             Err(error) => {
                 tracing::warn!(agent.id = %id, %error, "an agent does not say what it runs");

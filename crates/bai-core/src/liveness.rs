@@ -38,6 +38,9 @@ const HELD_AT_ONCE: usize = 64;
 /// Every so many looks, managers that are gone are forgotten.
 const LOOKS_BETWEEN_CLEANINGS: u32 = 60;
 
+/// Agents that are named when several are lost at once.
+const NAMED_AT_ONCE: usize = 5;
+
 /// How long each agent's last heartbeat has been its last, as far as it was watched.
 #[derive(Debug, Default)]
 struct Watched {
@@ -74,6 +77,15 @@ impl Watched {
             self.agents.insert(agent, (heartbeat, since));
         }
         overdue
+    }
+}
+
+/// The names of the first few, for one line of the log, however many there are.
+fn first_of(agents: &[AgentId]) -> String {
+    let named: Vec<&str> = agents.iter().take(NAMED_AT_ONCE).map(AgentId::as_str).collect();
+    match agents.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 
@@ -119,14 +131,32 @@ impl Manager {
                 (agent, heartbeat)
             })
             .collect();
-        for agent in watched.overdue(Instant::now(), agents, self.heartbeat_timeout) {
-            self.lose_agent(&agent).await?;
+        let overdue = watched.overdue(Instant::now(), agents, self.heartbeat_timeout);
+        let mut lost = Vec::new();
+        let done: Result<()> = async {
+            for agent in overdue {
+                if self.lose_agent(&agent).await? {
+                    lost.push(agent);
+                }
+            }
+            Ok(())
         }
-        Ok(())
+        .await;
+        // Also those before one that could not be recorded.
+        if !lost.is_empty() {
+            let timeout = self.heartbeat_timeout;
+            tracing::warn!(
+                agents = lost.len(),
+                agent.ids = first_of(&lost),
+                ?timeout,
+                "agents are lost: nothing was heard of them"
+            );
+        }
+        done
     }
 
-    /// Records that an agent is lost. Its sessions stay as they are and come back with it.
-    async fn lose_agent(&self, agent: &AgentId) -> Result<()> {
+    /// Records that an agent is lost, and says whether it was there. Its sessions stay as they are and come back with it.
+    async fn lose_agent(&self, agent: &AgentId) -> Result<bool> {
         let mut tx = self.store.begin().await?;
         self.fence(&mut tx, &Duty::Timers).await?;
         let is_alive = tx
@@ -139,11 +169,10 @@ impl Manager {
         }
         tx.commit().await?;
         if is_alive {
-            tracing::warn!(agent.id = %agent, timeout = ?self.heartbeat_timeout, "an agent is lost: nothing was heard of it");
             self.agents.note_lost(agent);
         }
         self.forget_heartbeats(agent).await;
-        Ok(())
+        Ok(is_alive)
     }
 
     /// Takes an agent that is gone out of the broker.
@@ -164,14 +193,30 @@ impl Manager {
             }
             self.tell_who_was_heard().await;
             rounds = rounds.wrapping_add(1);
-            if rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS)
-                && let Err(error) = self.look_up_agents().await
-            {
-                tracing::warn!(%error, "which agents are alive cannot be looked up at the moment");
+            if rounds.is_multiple_of(ROUNDS_BETWEEN_LOOKS) {
+                match self.look_up_agents().await {
+                    Ok(()) => self.tell_unconnected(),
+                    Err(error) => {
+                        tracing::warn!(%error, "which agents are alive cannot be looked up at the moment");
+                    }
+                }
             }
             if rounds.is_multiple_of(ROUNDS_BETWEEN_RENAMINGS) {
                 self.name_images_anew(&mut registries).await;
             }
+        }
+    }
+
+    /// Logs whom this manager cannot call although they are alive.
+    fn tell_unconnected(&self) {
+        if let Some((agents, reason)) = self.agents.take_unconnected() {
+            let named = first_of(&agents);
+            tracing::warn!(
+                agents = agents.len(),
+                agent.ids = named,
+                reason,
+                "there is no connection to agents that are heard"
+            );
         }
     }
 
@@ -250,6 +295,14 @@ mod tests {
             })
             .map(|(second, _)| *second)
             .collect()
+    }
+
+    #[test]
+    fn one_line_names_a_few_of_a_thousand() {
+        let agents: Vec<AgentId> = (1..=1000).map(|number| AgentId(format!("i-{number}"))).collect();
+        assert_eq!(first_of(&agents[..1]), "i-1");
+        assert_eq!(first_of(&agents[..5]), "i-1, i-2, i-3, i-4, i-5");
+        assert_eq!(first_of(&agents), "i-1, i-2, i-3, i-4, i-5 and 995 more");
     }
 
     #[test]

@@ -10,11 +10,15 @@ use serde_json::{Value, json};
 use super::{CONVERGENCE, Fleet, Member, PATIENCE, create_of, destroy, until};
 use crate::crash::{answer, says};
 
-const IMAGE: &str = "index.docker.io/library/shell:1";
+pub(super) const IMAGE: &str = "index.docker.io/library/shell:1";
 
 /// A site with one agent, which has one image.
 async fn start() -> Result<(Fleet, Member, Arc<Docker>), Missing> {
-    let engine = Arc::new(Docker::start()?);
+    start_on(Docker::start()?).await
+}
+
+pub(super) async fn start_on(engine: Docker) -> Result<(Fleet, Member, Arc<Docker>), Missing> {
+    let engine = Arc::new(engine);
     engine.import_shell("shell:1").unwrap();
     let fleet = Fleet::start("127.0.0.1").await?;
     let mut member = fleet.member("i-docker", "127.0.0.1", "runtime = 'docker'\nnetwork = 'none'");
@@ -80,15 +84,57 @@ async fn a_container_that_stands_still_keeps_nobody_and_can_be_ended() {
     let container = still.container_id.clone().unwrap();
     engine.docker(&["pause", &container]).unwrap();
 
-    // Whoever runs something polls; whoever waits for an answer is told that none comes (`http-api.md` 4.8.5).
-    let ask = async |body: Value| {
-        let answered = answer(&client, Method::POST, "/kernel/still", Some(&body)).await;
-        answered.unwrap().unwrap()["result"].clone()
+    // Whoever runs something polls, and is told after a while; whoever waits for an answer is told that none comes
+    // (`http-api.md` 4.8.5).
+    let ask = async |session: &str, body: Value| {
+        let answered = answer(&client, Method::POST, &format!("/kernel/{session}"), Some(&body)).await;
+        answered.unwrap().map(|answer| answer["result"].clone())
     };
-    let asked = ask(json!({ "mode": "query", "code": "echo 2", "runId": "paused" })).await;
-    assert_eq!(asked["status"], "continued");
+    let asked = ask(
+        "still",
+        json!({ "mode": "query", "code": "echo 2", "runId": "paused" }),
+    )
+    .await;
+    assert_eq!(asked.unwrap()["status"], "continued");
     let poll = json!({ "mode": "continue", "code": "", "runId": "paused" });
-    assert_eq!(ask(poll.clone()).await["status"], "continued");
+    // A program that says nothing for longer than that only takes its time.
+    let long = ask(
+        "moving",
+        json!({ "mode": "query", "code": "sleep 600", "runId": "long" }),
+    )
+    .await;
+    assert_eq!(long.unwrap()["status"], "continued");
+    let poll_long = json!({ "mode": "continue", "code": "", "runId": "long" });
+    let refusal = std::sync::Mutex::new(String::new());
+    let is_told = async || {
+        assert_eq!(
+            ask("moving", poll_long.clone()).await.unwrap()["status"],
+            "continued"
+        );
+        match ask("still", poll.clone()).await {
+            Ok(answer) => assert_eq!(answer["status"], "continued"),
+            Err(told) => *refusal.lock().unwrap() = told,
+        }
+        !refusal.lock().unwrap().is_empty()
+    };
+    until("the end of patience", PATIENCE, is_told).await;
+    let refusal = refusal.into_inner().unwrap();
+    assert!(
+        refusal.starts_with("500 Executing user code in the kernel has failed.: "),
+        "{refusal}"
+    );
+    assert!(
+        refusal.contains("the kernel's runner has not answered for"),
+        "{refusal}"
+    );
+    assert_eq!(
+        ask("moving", poll_long.clone()).await.unwrap()["status"],
+        "continued"
+    );
+    let interrupted = answer(&client, Method::POST, "/kernel/moving/interrupt", None).await;
+    interrupted.unwrap().unwrap();
+    let is_over = async || ask("moving", poll_long.clone()).await.unwrap()["status"] == "finished";
+    until("the end of the long program", PATIENCE, is_over).await;
     let wanted = json!({ "code": "ec", "options": { "row": 0, "col": 2, "line": "ec", "post": "" } });
     let completed = answer(&client, Method::POST, "/kernel/still/complete", Some(&wanted)).await;
     let refusal = completed.unwrap().unwrap_err();
@@ -98,7 +144,11 @@ async fn a_container_that_stands_still_keeps_nobody_and_can_be_ended() {
 
     // It goes on where it stood.
     engine.docker(&["unpause", &container]).unwrap();
-    let is_printed = async || ask(poll.clone()).await["console"] == json!([["stdout", "2\n"]]);
+    let is_printed = async || {
+        ask("still", poll.clone())
+            .await
+            .is_ok_and(|answer| answer["console"] == json!([["stdout", "2\n"]]))
+    };
     until("what was run meanwhile", PATIENCE, is_printed).await;
     engine.docker(&["pause", &container]).unwrap();
     destroy(&client, "still").await.unwrap();

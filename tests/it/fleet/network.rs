@@ -66,7 +66,10 @@ impl Network {
         ip(&["-n", &name, "link", "set", "lo", "up"])?;
         Ok(Joined {
             address,
-            path: Path::new("/run/netns").join(name),
+            host: self.host(),
+            bridge: self.bridge(),
+            path: Path::new("/run/netns").join(&name),
+            name,
             cable,
         })
     }
@@ -92,9 +95,16 @@ impl Drop for Network {
     }
 }
 
+/// The hardware address of nobody in the network.
+const NOBODY: &str = "02:00:00:00:00:01";
+
 /// A namespace in a network.
 pub struct Joined {
     pub address: String,
+    /// The other address, and where it is.
+    host: String,
+    bridge: String,
+    name: String,
     /// Names it.
     pub path: PathBuf,
     cable: String,
@@ -108,6 +118,46 @@ impl Joined {
 
     pub fn plug_in(&self) {
         ip(&["link", "set", &self.cable, "up"]).unwrap();
+    }
+
+    /// What is said here is lost from now on, and everything that is told to it arrives.
+    pub fn mute(&self) {
+        let host = ["replace", &self.host, "lladdr", NOBODY, "dev", "eth0"];
+        ip(&[&["-n", &self.name, "neigh"], &host[..], &["nud", "permanent"]].concat()).unwrap();
+    }
+
+    /// The end of [`Joined::mute`].
+    pub fn unmute(&self) {
+        ip(&["-n", &self.name, "neigh", "del", &self.host, "dev", "eth0"]).unwrap();
+    }
+
+    /// What is told to it is lost from now on, and everything that it says arrives.
+    pub fn deafen(&self) {
+        let here = ["replace", &self.address, "lladdr", NOBODY, "dev", &self.bridge];
+        ip(&[&["neigh"], &here[..], &["nud", "permanent"]].concat()).unwrap();
+    }
+
+    /// The end of [`Joined::deafen`].
+    pub fn undeafen(&self) {
+        ip(&["neigh", "del", &self.address, "dev", &self.bridge]).unwrap();
+    }
+
+    /// Whatever comes from this port here is lost from now on, and nothing else.
+    ///
+    /// # Errors
+    /// [`Missing`] when the kernel cannot do it.
+    pub fn lose_answers(&self, port: &str) -> Result<(), Missing> {
+        self.rule("add", port)
+    }
+
+    /// The end of [`Joined::lose_answers`].
+    pub fn pass_answers(&self, port: &str) {
+        self.rule("del", port).unwrap();
+    }
+
+    fn rule(&self, verb: &str, port: &str) -> Result<(), Missing> {
+        let those = ["ipproto", "tcp", "sport", port, "blackhole"];
+        ip(&[&["-n", &self.name, "rule", verb], &those[..]].concat())
     }
 }
 

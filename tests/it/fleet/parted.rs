@@ -1,13 +1,15 @@
-//! The network parts an agent from everybody else, and joins it again.
+//! The network parts an agent from everybody else, wholly or in one direction, and joins it again.
 
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use bai_model::AgentStatus;
 use bai_testkit::services::Missing;
 
 use super::network::{Joined, Network};
-use super::{Fleet, LOSS, Member, PATIENCE, create, destroy};
+use super::{Fleet, LOSS, Member, PATIENCE, create, destroy, until};
 use crate::crash::says;
+use crate::server::bai;
 
 /// An agent in a namespace, which is named `i-…`.
 fn member(fleet: &Fleet, id: &str, host: &Joined) -> Member {
@@ -95,4 +97,185 @@ async fn an_agent_that_is_parted_from_the_others_is_lost_and_found() {
     fleet.converge(&[&parted, &other]).await;
     parted.end().await;
     other.end().await;
+}
+
+/// What an agent says is lost, or what it is told: the others see no more of it than that it is silent.
+async fn parted_one_way(part: fn(&Joined), join: fn(&Joined)) -> Result<(), Missing> {
+    let (fleet, [far, near], _network) = start().await?;
+    let mut parted = member(&fleet, "i-parted", &far);
+    let mut other = member(&fleet, "i-other", &near);
+    parted.start();
+    fleet.until_status(&parted, AgentStatus::Alive, PATIENCE).await;
+    let client = fleet.client();
+    for name in ["first", "second", "third"] {
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 1).await.unwrap(), Ok("1\n".to_owned()));
+    }
+
+    part(&far);
+    // Before anybody has noticed. Whether the agent has heard of it or not, no answer comes.
+    let (said, created) = tokio::join!(says(&client, "first", 2), create(&client, "during"));
+    for refusal in [said.unwrap().unwrap_err(), created.unwrap_err()] {
+        assert!(refusal.starts_with("500 "), "{refusal}");
+    }
+    fleet.until_status(&parted, AgentStatus::Lost, LOSS).await;
+    let refusal = says(&client, "second", 3).await.unwrap().unwrap_err();
+    assert!(refusal.starts_with("404 "), "{refusal}");
+    other.start();
+    fleet.until_status(&other, AgentStatus::Alive, PATIENCE).await;
+    // There must not be two when the first is back.
+    for (name, number) in [("first", 4), ("late", 5)] {
+        create(&client, name).await.unwrap();
+        let said = says(&client, name, number).await.unwrap();
+        assert_eq!(said, Ok(format!("{number}\n")));
+    }
+
+    join(&far);
+    fleet.until_status(&parted, AgentStatus::Alive, PATIENCE).await;
+    fleet.converge(&[&parted, &other]).await;
+    let (away, here) = (["second", "third"], ["first", "late"]);
+    assert_eq!(
+        fleet.sessions_of(&parted).await,
+        away.map(str::to_owned).into(),
+        "none of them twice, and none that was refused"
+    );
+    assert_eq!(fleet.sessions_of(&other).await, here.map(str::to_owned).into());
+    create(&client, "during").await.unwrap();
+    for name in [away, here].concat().into_iter().chain(["during"]) {
+        assert_eq!(says(&client, name, 6).await.unwrap(), Ok("6\n".to_owned()));
+        destroy(&client, name).await.unwrap();
+    }
+    fleet.converge(&[&parted, &other]).await;
+    parted.end().await;
+    other.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_nobody_hears_is_lost_and_found() {
+    if let Err(missing) = parted_one_way(Joined::mute, Joined::unmute).await {
+        println!("SKIPPED: an agent that nobody hears, because {missing}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_hears_nobody_is_lost_and_found() {
+    if let Err(missing) = parted_one_way(Joined::deafen, Joined::undeafen).await {
+        println!("SKIPPED: an agent that hears nobody, because {missing}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_whose_answers_are_lost_end_and_leave_nothing_behind() {
+    let (fleet, [far, _near], _network) = match start().await {
+        Ok(started) => started,
+        Err(missing) => return println!("SKIPPED: answers that are lost, because {missing}"),
+    };
+    let mut member = member(&fleet, "i-unanswering", &far);
+    member.start();
+    fleet.until_status(&member, AgentStatus::Alive, PATIENCE).await;
+    let client = fleet.client();
+    for name in ["kept", "ended"] {
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 1).await.unwrap(), Ok("1\n".to_owned()));
+    }
+
+    let endpoint = member.place.endpoint();
+    let (_, port) = endpoint.rsplit_once(':').unwrap();
+    if let Err(missing) = far.lose_answers(port) {
+        return println!("SKIPPED: answers that are lost, because {missing}");
+    }
+    // The agent does what it is told, and cannot say so; its heartbeats arrive.
+    let (said, created, _) = tokio::join!(
+        says(&client, "kept", 2),
+        create(&client, "during"),
+        destroy(&client, "ended")
+    );
+    for refusal in [said.unwrap().unwrap_err(), created.unwrap_err()] {
+        assert!(refusal.starts_with("500 "), "{refusal}");
+    }
+    assert_eq!(fleet.status(&member).await, Some(AgentStatus::Alive));
+
+    far.pass_answers(port);
+    let is_answering = async || says(&client, "kept", 3).await.unwrap() == Ok("3\n".to_owned());
+    until("an answer", PATIENCE, is_answering).await;
+    fleet.converge(&[&member]).await;
+    assert_eq!(fleet.sessions_of(&member).await, ["kept".to_owned()].into());
+    for name in ["during", "ended"] {
+        create(&client, name).await.unwrap();
+        assert_eq!(says(&client, name, 4).await.unwrap(), Ok("4\n".to_owned()));
+    }
+    for name in ["kept", "during", "ended"] {
+        destroy(&client, name).await.unwrap();
+    }
+    fleet.converge(&[&member]).await;
+    member.end().await;
+}
+
+/// A rack without power: a line tells of all that are missed together, however many they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_are_gone_at_once_are_told_together() {
+    const AGENTS: usize = 60;
+    let fleet = match Fleet::start("127.0.0.1").await {
+        Ok(fleet) => fleet,
+        Err(missing) => return println!("SKIPPED: agents that are gone at once, because {missing}"),
+    };
+    let events = fleet.place.events();
+    let mut rack = Command::new(bai());
+    rack.args([
+        "simulate-agents",
+        "--count",
+        &AGENTS.to_string(),
+        "--manager",
+        &events,
+    ]);
+    let mut rack = Process(rack.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let reader = fleet.store.reader();
+    let alive = async || reader.addresses_of_agents().await.unwrap().len();
+    until("all agents", PATIENCE, async || alive().await == AGENTS).await;
+    let before = fleet.manager.log().len();
+    rack.0.kill().unwrap();
+    until("the loss of all", PATIENCE, async || alive().await == 0).await;
+
+    // What heartbeats they still sent was spread over the three seconds between two of them.
+    const LOST: &str = "agents are lost: nothing was heard of them";
+    let lines = || warnings(&fleet.manager.log()[before..]);
+    let count = |line: &String| {
+        let (_, fields) = line.split_once(LOST)?.1.split_once("agents=")?;
+        fields.split(' ').next()?.parse::<usize>().ok()
+    };
+    let told = || lines().iter().filter_map(count).sum::<usize>();
+    until("all to be told", PATIENCE, async || told() >= AGENTS).await;
+    let lines = lines();
+    assert!(lines.len() < AGENTS / 4, "{lines:#?}");
+    let is_short = |line: &String| line.contains("i-simulated-") && line.contains(" more");
+    assert!(lines.iter().any(is_short), "{lines:#?}");
+}
+
+/// Of agents that are missed, whatever else there is to warn of on a busy machine.
+fn warnings(log: &str) -> Vec<String> {
+    let is_meant = |line: &&str| {
+        let about = [
+            "nothing was heard of",
+            "no connection to agents",
+            "no connection to an agent",
+        ];
+        about.iter().any(|about| line.contains(about))
+    };
+    let lines = log
+        .lines()
+        .filter(|line| line.contains(" WARN "))
+        .filter(is_meant);
+    lines.map(str::to_owned).collect()
+}
+
+/// Killed when the test ends.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended needs no end.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
 }

@@ -119,6 +119,11 @@ impl Place {
         daemon
     }
 
+    /// Where agents tell what happens.
+    pub(crate) fn events(&self) -> String {
+        format!("{}:{}", self.event_host, self.event_port)
+    }
+
     fn connects(&self) -> bool {
         TcpStream::connect(("127.0.0.1", self.port)).is_ok()
     }

@@ -6,14 +6,15 @@
 //!
 //! Not here: what records mean (`run`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bai_proto::runner::{
     Frame, FrameError, MAX_RECORD, Record, Request, ServiceRequest, ServiceResult, ServiceStatus,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::logs::Log;
@@ -31,6 +32,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a request may wait until there is room for it.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(10);
+/// How often whoever waits for a run has the runner asked whether it is there.
+const QUESTION_PERIOD: Duration = Duration::from_secs(1);
+/// A runner answers at once, whatever its session computes. One that has not answered for so long does not run.
+const SILENCE: Duration = Duration::from_secs(20);
 /// Answers about services that may wait for whoever asked.
 const SERVICE_BACKLOG: usize = 128;
 
@@ -40,12 +45,66 @@ pub(crate) struct Client {
     requests: mpsc::Sender<Request>,
     completions: tokio::sync::Mutex<mpsc::Receiver<String>>,
     services: broadcast::Sender<ServiceResult>,
+    pulse: Arc<Pulse>,
 }
 
 /// The runner takes no requests.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the kernel's runner does not take requests")]
 pub(crate) struct Unresponsive;
+
+/// The runner answers nothing.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "the kernel's runner has not answered for {} s: its container is paused, or its host has no time for it; what runs in it goes on when it does",
+    SILENCE.as_secs()
+)]
+pub(crate) struct Silent;
+
+/// Whether the runner is there: it is asked, and whatever comes from it is an answer.
+#[derive(Debug, Default)]
+struct Pulse {
+    state: Mutex<PulseState>,
+    /// A question shall be sent.
+    question: Notify,
+}
+
+#[derive(Debug, Default)]
+struct PulseState {
+    /// Since when a question has had no answer.
+    asked: Option<Instant>,
+    /// What was read waits for whoever shall take it, and the answer behind that.
+    is_held_up: bool,
+}
+
+impl Pulse {
+    fn lock(&self) -> MutexGuard<'_, PulseState> {
+        // Assignments only.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something was read, which is `held_up` until the next is read.
+    fn heard(&self, is_held_up: bool) {
+        *self.lock() = PulseState {
+            asked: None,
+            is_held_up,
+        };
+    }
+
+    /// Asks, unless a question has no answer yet.
+    fn ask(&self) -> Result<(), Silent> {
+        let mut state = self.lock();
+        match state.asked {
+            Some(asked) if asked.elapsed() >= SILENCE => Err(Silent),
+            None if !state.is_held_up => {
+                state.asked = Some(Instant::now());
+                self.question.notify_one();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Client {
     /// Connects in the background until `ended`. The receiver gets the runner's records, answers to other questions
@@ -60,6 +119,7 @@ impl Client {
         let (incoming, records) = mpsc::channel(RECORD_BACKLOG);
         let (completion, completions) = mpsc::channel(REQUEST_BACKLOG);
         let services = broadcast::Sender::new(SERVICE_BACKLOG);
+        let pulse = Arc::new(Pulse::default());
         let log = Log::open(&spec.scratch);
         let mut connection = Connection {
             runtime,
@@ -69,6 +129,7 @@ impl Client {
             incoming,
             completion,
             services: services.clone(),
+            pulse: Arc::clone(&pulse),
             log,
         };
         tasks.spawn_until_stopped("runner connection", async move {
@@ -79,6 +140,7 @@ impl Client {
                 requests,
                 completions: tokio::sync::Mutex::new(completions),
                 services,
+                pulse,
             },
             records,
         )
@@ -93,6 +155,18 @@ impl Client {
             .send_timeout(request, SEND_DEADLINE)
             .await
             .map_err(|_| Unresponsive)
+    }
+
+    /// Resolves when the runner has not answered for [`SILENCE`]; it is asked from now on and every second, and remembers
+    /// who asked before. A program that runs long and says nothing is none of that.
+    pub async fn silent(&self) -> Silent {
+        let mut ticks = tokio::time::interval(QUESTION_PERIOD);
+        loop {
+            ticks.tick().await;
+            if let Err(silent) = self.pulse.ask() {
+                return silent;
+            }
+        }
     }
 
     /// Asks for completions; the JSON text of the answer, `None` if there is none in time.
@@ -145,6 +219,7 @@ struct Connection {
     incoming: mpsc::Sender<Record>,
     completion: mpsc::Sender<String>,
     services: broadcast::Sender<ServiceResult>,
+    pulse: Arc<Pulse>,
     log: Log,
 }
 
@@ -155,10 +230,12 @@ impl Connection {
             match tokio::time::timeout(CONNECT_DEADLINE, self.runtime.connect(&self.spec)).await {
                 Ok(Ok(stream)) => {
                     pause = FIRST_PAUSE;
+                    // A question may have gone with the connection before.
+                    self.pulse.heard(false);
                     let (reader, writer) = tokio::io::split(stream);
                     let answers = (&self.completion, &self.services);
-                    let reading = read(reader, &self.incoming, answers, &mut self.log);
-                    let writing = write(writer, &mut self.outgoing, &mut self.unsent);
+                    let reading = read(reader, &self.incoming, answers, &self.pulse, &mut self.log);
+                    let writing = write(writer, &mut self.outgoing, &self.pulse, &mut self.unsent);
                     let outcome = tokio::select! {
                         outcome = reading => outcome,
                         outcome = writing => outcome,
@@ -181,10 +258,12 @@ async fn read(
     mut stream: impl AsyncRead + Unpin,
     incoming: &mpsc::Sender<Record>,
     (completion, services): (&mpsc::Sender<String>, &broadcast::Sender<ServiceResult>),
+    pulse: &Pulse,
     log: &mut Log,
 ) -> Result<(), FrameError> {
     let mut stream = tokio::io::BufReader::new(&mut stream);
     while let Some(frame) = Frame::read_async(&mut stream).await? {
+        pulse.heard(true);
         match truncated(Record::from_frame(frame)) {
             // An answer that nobody waits for is dropped.
             Record::Completion(json) => _ = completion.try_send(json),
@@ -200,6 +279,7 @@ async fn read(
                 }
             }
         }
+        pulse.heard(false);
     }
     Ok(())
 }
@@ -223,11 +303,16 @@ fn pass_on(json: &str, services: &broadcast::Sender<ServiceResult>) {
 async fn write(
     mut stream: impl AsyncWrite + Unpin,
     outgoing: &mut mpsc::Receiver<Request>,
+    pulse: &Pulse,
     unsent: &mut Option<Frame>,
 ) -> Result<(), FrameError> {
     loop {
         if unsent.is_none() {
-            match outgoing.recv().await {
+            let request = tokio::select! {
+                request = outgoing.recv() => request,
+                () = pulse.question.notified() => Some(Request::Status),
+            };
+            match request {
                 Some(request) => *unsent = Some(request.to_frame()),
                 // The kernel is being given up; what is still to be read is read until then.
                 None => std::future::pending().await,

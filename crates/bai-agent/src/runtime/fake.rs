@@ -146,6 +146,13 @@ impl FakeRuntime {
         }
     }
 
+    /// Lets a kernel's runner stand still, or go on.
+    pub fn pause(&self, kernel: KernelId, is_paused: bool) {
+        for kernel in self.of(kernel) {
+            kernel.pause(is_paused);
+        }
+    }
+
     /// Records that a kernel's runner has sent, in all.
     pub fn records_sent(&self, kernel: KernelId) -> usize {
         self.of(kernel).iter().map(|kernel| kernel.records_sent()).sum()

@@ -255,3 +255,71 @@ async fn files_go_in_and_come_out() {
         "FileNotFoundError('Could not found the file: /home/work/none')"
     );
 }
+
+#[tokio::test]
+async fn a_runner_that_stands_still_is_told_and_a_long_silent_program_goes_on() {
+    let bed = Bed::new().await;
+    bed.create(id(1)).await;
+    let asked = |mode, code: &str, seconds| ExecuteRequest {
+        flush_timeout: Some(Duration::from_secs(seconds)),
+        ..request("r", mode, code)
+    };
+    let poll = |seconds| {
+        bed.agent
+            .execute(id(1), asked(ExecuteMode::Continue, "", seconds))
+    };
+    // What nobody works on takes no time from here on.
+    tokio::time::pause();
+    let started = bed
+        .agent
+        .execute(id(1), asked(ExecuteMode::Query, "wait gate\nprint end", 2));
+    let reply = started.await.expect("executed").expect("a kernel");
+    assert_eq!(reply.status, RunStatus::Continued);
+    for _ in 0..10 {
+        let reply = poll(60).await.expect("it answers").expect("a kernel");
+        assert_eq!(reply.status, RunStatus::Continued, "it computes");
+    }
+
+    bed.runtime.pause(id(1), true);
+    let begun = tokio::time::Instant::now();
+    let error = loop {
+        match poll(2).await {
+            Ok(reply) => assert_eq!(reply.expect("a kernel").status, RunStatus::Continued),
+            Err(error) => break error.repr(),
+        }
+    };
+    assert!(
+        error.contains("the kernel's runner has not answered for 20 s"),
+        "{error}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(30), "soon enough");
+    // Who waits for as long as it takes, and who comes with something else, is told too.
+    let other = ExecuteRequest {
+        run_id: None,
+        ..request("", ExecuteMode::Query, "print 1")
+    };
+    for asking in [request("r", ExecuteMode::Continue, ""), other] {
+        let error = bed
+            .agent
+            .execute(id(1), asking)
+            .await
+            .expect_err("it stands still");
+        assert!(error.repr().contains("has not answered"), "{}", error.repr());
+    }
+
+    bed.runtime.pause(id(1), false);
+    bed.runtime.open("gate");
+    tokio::time::resume();
+    let last = loop {
+        match poll(2).await {
+            Ok(reply) => break reply.expect("a kernel"),
+            // Until its answer is here.
+            Err(error) => assert!(error.repr().contains("has not answered"), "{}", error.repr()),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        (last.status, last.console),
+        (RunStatus::Finished, vec![stdout("end\n")])
+    );
+}

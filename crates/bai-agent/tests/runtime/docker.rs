@@ -151,6 +151,37 @@ async fn a_kernel_does_what_every_runtime_must() {
 }
 
 #[tokio::test]
+async fn a_container_is_measured_by_its_groups_and_not_when_it_has_ended() {
+    let Some(docker) = shared() else { return };
+    let Some(bench) = Bench::new(docker, 20).await else {
+        return;
+    };
+    let runtime = bench.open().await;
+    let id = runtime.start(&bench.spec).await.expect("it starts").container_id;
+    let before = runtime.measure(&bench.spec, &id).await.expect("it runs");
+    conform::sh(
+        &runtime,
+        &bench.spec,
+        "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done",
+    )
+    .await;
+    let sample = runtime.measure(&bench.spec, &id).await.expect("it runs");
+    assert!(sample.cpu > before.cpu, "{before:?}, {sample:?}");
+    assert!(
+        sample.memory > 0 && sample.memory_peak >= sample.memory,
+        "{sample:?}"
+    );
+    // The engine, which lets everybody wait for its next second, tells nothing of a network without interfaces.
+    assert_eq!(sample.network, Some((0, 0)), "the agent has not read it itself");
+    docker.docker(&["kill", &id]).expect("killed");
+    assert!(
+        runtime.measure(&bench.spec, &id).await.is_none(),
+        "of one that has ended there are only zeros"
+    );
+    runtime.kill(&bench.spec, &id).await.expect("removed");
+}
+
+#[tokio::test]
 async fn want_of_memory_is_named_as_the_reason() {
     let Some(docker) = shared() else { return };
     let Some(bench) = Bench::new(docker, 2).await else {

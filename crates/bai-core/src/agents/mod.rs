@@ -64,6 +64,9 @@ struct Directory {
     notes: u64,
 }
 
+/// How long an agent that is alive may be without a connection before that is told: one that has died is lost by then.
+const UNCONNECTED: Duration = Duration::from_secs(10);
+
 /// One agent.
 #[derive(Debug, Default)]
 struct Known {
@@ -74,6 +77,8 @@ struct Known {
     noted: u64,
     /// To that address.
     connection: Option<Arc<ZmqAgent>>,
+    /// Since when that fails, and whether it was told.
+    unconnected: Option<(Instant, bool)>,
     said: Option<Said>,
     /// When it was last heard, if the broker was not told yet.
     heard: Option<DateTime<Utc>>,
@@ -116,6 +121,7 @@ impl Known {
         if let Some(connection) = self.connection.take() {
             connection.close(LOST);
         }
+        self.unconnected = None;
         if address.is_none()
             && let Some(said) = &mut self.said
         {
@@ -200,6 +206,32 @@ impl Agents {
         let connection = Arc::new(ZmqAgent::connect(endpoint, self.calling.clone()));
         known.connection = Some(Arc::clone(&connection));
         Some(connection)
+    }
+
+    /// Agents that are alive and have had no connection for a while, each once for each time, with the reason of one.
+    pub fn take_unconnected(&self) -> Option<(Vec<AgentId>, String)> {
+        let now = Instant::now();
+        let mut directory = self.lock();
+        let mut found: Option<(Vec<AgentId>, String)> = None;
+        for (id, known) in &mut directory.agents {
+            let failure = known
+                .connection
+                .as_ref()
+                .and_then(|connection| connection.failure());
+            let Some(reason) = failure else {
+                known.unconnected = None;
+                continue;
+            };
+            let (since, is_told) = known.unconnected.get_or_insert((now, false));
+            if !*is_told && now.duration_since(*since) >= UNCONNECTED {
+                *is_told = true;
+                found.get_or_insert((Vec::new(), reason)).0.push(id.clone());
+            }
+        }
+        if let Some((ids, _)) = &mut found {
+            ids.sort();
+        }
+        found
     }
 
     /// Whether calls to an agent have somewhere to go, as far as was noted.

@@ -132,6 +132,15 @@ impl ZmqAgent {
         &self.endpoint
     }
 
+    /// Why there is no connection, once it broke or the first attempt has failed. Whoever has many of these says so: one
+    /// line for each would be a thousand when a network is down.
+    pub fn failure(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            State::Connecting(reason) => reason.clone(),
+            State::Connected => None,
+        }
+    }
+
     pub fn is_connected(&self) -> bool {
         matches!(*self.state.borrow(), State::Connected)
     }
@@ -389,22 +398,18 @@ struct Supervisor {
 impl Supervisor {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
-        let mut was_told = false;
         loop {
             let tls = self.options.tls.as_ref();
             let reason = match dial(&self.endpoint, SocketType::Dealer, LIMITS, tls).await {
                 Ok(connection) => {
-                    (backoff, was_told) = (Backoff::new(), false);
+                    backoff = Backoff::new();
                     tracing::info!(peer.endpoint = %self.endpoint, "connected to an agent");
                     self.state.send_replace(State::Connected);
                     self.serve(connection).await
                 }
                 Err(error) => error.to_string(),
             };
-            if !was_told {
-                tracing::warn!(peer.endpoint = %self.endpoint, reason, "there is no connection to an agent");
-                was_told = true;
-            }
+            tracing::debug!(peer.endpoint = %self.endpoint, reason, "there is no connection to an agent");
             self.state.send_replace(State::Connecting(Some(reason.clone())));
             // These were not sent, and may have long deadlines; they shall not start minutes later.
             while let Ok(pending) = self.calls.try_recv() {

@@ -4,6 +4,7 @@
 //! It leaves the machine's network alone: no bridge, no rules, no forwarding. Containers have no network or the host's.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,11 +21,16 @@ use super::{Guardian, Missing, find_program, rootfs, tail};
 const POLL: Duration = Duration::from_millis(20);
 const PATIENCE: u32 = 1500;
 
+/// Becomes the engine, whose data are on a small disk that nobody else sees. `$0` is its size, `$1` the folder.
+const ON_A_DISK: &str = r#"mount -t tmpfs -o "mode=0710,$0" tmpfs "$1" && shift && exec "$@""#;
+
 /// A running engine. Dropping it ends it, with every container, and removes its folder.
 #[derive(Debug)]
 pub struct Docker {
     program: PathBuf,
     folder: PathBuf,
+    /// Bytes of the disk for its data, where they have one of their own.
+    disk: Option<u64>,
     running: Mutex<Option<Guardian>>,
 }
 
@@ -34,6 +40,23 @@ impl Docker {
     /// # Errors
     /// [`Missing`] when it is not installed, this is not root, or the machine does not let it start.
     pub fn start() -> Result<Self, Missing> {
+        Self::start_with(None)
+    }
+
+    /// The same, with so many bytes for images and containers. They are lost when it is stopped.
+    ///
+    /// # Errors
+    /// As [`Docker::start`], or when this may not mount.
+    pub fn start_on_disk(bytes: u64) -> Result<Self, Missing> {
+        let mounts = ["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"];
+        let may_mount = Command::new("unshare").args(mounts).output();
+        if !may_mount.is_ok_and(|output| output.status.success()) {
+            return Err(Missing("mounting a small disk takes root".to_owned()));
+        }
+        Self::start_with(Some(bytes))
+    }
+
+    fn start_with(disk: Option<u64>) -> Result<Self, Missing> {
         let program = find_program("dockerd", &[PathBuf::from("/usr/sbin")])?;
         // Speaks the same API, for what tests prepare.
         find_program("docker", &[])?;
@@ -44,6 +67,7 @@ impl Docker {
         let engine = Self {
             program,
             folder: folder.keep(),
+            disk,
             running: Mutex::default(),
         };
         match engine.launch() {
@@ -64,6 +88,21 @@ impl Docker {
     /// What `DOCKER_HOST` is for it.
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket().display())
+    }
+
+    /// Leaves no room for its data until the file is removed, whose path is returned.
+    ///
+    /// # Panics
+    /// When it has no disk of its own, is not running, or nothing can be written there at all.
+    pub fn fill(&self) -> PathBuf {
+        assert!(self.disk.is_some(), "only a disk of its own may be filled");
+        let pid = self.pid().expect("the engine is running");
+        // As the engine sees it.
+        let data = self.folder.join("data").display().to_string();
+        let path = PathBuf::from(format!("/proc/{pid}/root{data}/filler"));
+        let mut filler = fs::File::create(&path).expect("room for a file");
+        while filler.write_all(&[0; 4096]).is_ok() {}
+        path
     }
 
     /// Ends the engine as the system does, and with it the containers (they are not kept over its restarts).
@@ -169,7 +208,13 @@ impl Docker {
 
     fn launch(&self) -> Result<()> {
         let path = |name: &str| self.folder.join(name).display().to_string();
-        let mut command = vec![self.program.display().to_string()];
+        let mut command = Vec::new();
+        if let Some(bytes) = self.disk {
+            fs::create_dir_all(self.folder.join("data"))?;
+            command.extend(["unshare", "--mount", "sh", "-c", ON_A_DISK].map(str::to_owned));
+            command.extend([format!("size={bytes}"), path("data")]);
+        }
+        command.push(self.program.display().to_string());
         for (option, value) in [
             ("--data-root", path("data")),
             ("--exec-root", path("exec")),

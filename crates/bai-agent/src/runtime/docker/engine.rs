@@ -25,6 +25,8 @@ const QUICK: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(30);
 /// The library's own limit until an answer begins; ours are shorter.
 const LIBRARY_TIMEOUT: u64 = 120;
+/// How the engine says that a disk of its own is full: in the system's words.
+const FULL: &str = "no space left on device";
 /// Older engines lack what containers are limited with here.
 const OLDEST_API: (usize, usize) = (1, 40);
 
@@ -156,20 +158,19 @@ async fn in_time<T>(
 /// An error of the library in our words.
 pub fn explain(what: &str, error: ApiError) -> EngineError {
     let what = what.to_owned();
-    match error {
-        ApiError::DockerResponseServerError {
-            status_code: status,
-            message,
-        } => EngineError::Refused {
+    let refused = |what, status, mut message: String| {
+        if message.contains(FULL) {
+            message.push_str("; make room where the engine keeps its data (`docker info` says where)");
+        }
+        EngineError::Refused {
             what,
             status,
             message,
-        },
-        ApiError::DockerStreamError { error } => EngineError::Refused {
-            what,
-            status: 500,
-            message: error,
-        },
+        }
+    };
+    match error {
+        ApiError::DockerResponseServerError { status_code, message } => refused(what, status_code, message),
+        ApiError::DockerStreamError { error } => refused(what, 500, error),
         error => {
             // What went wrong is at the end of the chain ("error trying to connect" is not it).
             let mut cause: &dyn std::error::Error = &error;

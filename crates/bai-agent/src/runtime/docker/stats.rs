@@ -1,16 +1,41 @@
-//! What the engine measures of a container. It reads the same files of version 1 and version 2 groups that the process
-//! runtime reads, and knows where they are.
+//! What a container has used. The engine reads the same files of version 1 and version 2 groups that the process runtime
+//! reads, but only once a second, and lets whoever asks wait until then (Docker 20.10, with `one-shot` too): half a second
+//! at each end of a session. So they are read here where they can be, and the engine is asked where they cannot: by an
+//! agent that sees other groups or processes than its host, or may not look.
 
 use bollard::models::ContainerStatsResponse;
 use bollard::query_parameters::StatsOptionsBuilder;
 use futures_util::StreamExt;
 
 use super::engine::Engine;
+use super::inspect;
+use crate::runtime::process::cgroup::Groups;
+use crate::runtime::process::stats::measure_wholly;
 use crate::runtime::sample::Sample;
+use crate::tasks::blocking;
 
 /// One measurement; none of a container that does not run.
 pub async fn measure(engine: &Engine, id: &str) -> Option<Sample> {
-    // Without `one_shot` the engine waits a second to have two.
+    let state = inspect(engine, id).await.ok()??.state.unwrap_or_default();
+    if !state.running.unwrap_or_default() {
+        return None;
+    }
+    let pid = state.pid.and_then(|pid| i32::try_from(pid).ok());
+    if let Some(sample) = read(pid.unwrap_or_default(), id).await {
+        return Some(sample);
+    }
+    ask(engine, id).await
+}
+
+/// Reads the groups of a container's first process, whose names contain the container's id: whatever has the number is it.
+async fn read(pid: i32, id: &str) -> Option<Sample> {
+    let id = id.to_owned();
+    blocking(move || measure_wholly(pid, &Groups::of_process(pid, &id)?)).await?
+}
+
+/// The engine's own measurement.
+async fn ask(engine: &Engine, id: &str) -> Option<Sample> {
+    // Without `one_shot` the engine waits a second more to have two.
     let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
     let mut stats = engine.api.stats(id, Some(options)).boxed();
     let first = async { stats.next().await.transpose() };

@@ -32,6 +32,7 @@ pub(super) struct FakeKernel {
     changed: Notify,
     gates: watch::Receiver<HashSet<String>>,
     end: watch::Sender<Option<String>>,
+    is_paused: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +56,7 @@ impl FakeKernel {
             changed: Notify::new(),
             gates,
             end: watch::Sender::new(None),
+            is_paused: watch::Sender::new(false),
         });
         let working = Arc::clone(&kernel);
         drop(tasks.spawn("fake kernel", async move {
@@ -97,6 +99,16 @@ impl FakeKernel {
         self.lock().sent
     }
 
+    /// From now on it hears and says nothing, or does again.
+    pub fn pause(&self, is_paused: bool) {
+        self.is_paused.send_replace(is_paused);
+    }
+
+    async fn moves(&self) {
+        // The sender is in self.
+        _ = self.is_paused.subscribe().wait_for(|is_paused| !is_paused).await;
+    }
+
     pub fn disconnect(&self) {
         self.lock().connection.cancel();
     }
@@ -111,12 +123,14 @@ impl FakeKernel {
             let (mut reader, mut writer) = tokio::io::split(own_end);
             let reading = async {
                 while let Ok(Some(frame)) = Frame::read_async(&mut reader).await {
+                    kernel.moves().await;
                     kernel.take(Request::from_frame(frame));
                 }
             };
             let writing = async {
                 loop {
                     let frame = kernel.next_frame().await;
+                    kernel.moves().await;
                     if writer.write_all(&frame.encode()).await.is_err() {
                         return;
                     }
@@ -138,20 +152,20 @@ impl FakeKernel {
         match request {
             Request::StartService(json) => {
                 if let Ok(ServiceRequest { name, .. }) = serde_json::from_str(&json) {
-                    self.answer(serde_json::json!(ServiceResult::started(&name)).to_string());
+                    let started = serde_json::json!(ServiceResult::started(&name)).to_string();
+                    self.answer(&Record::ServiceResult(started));
                 }
             }
+            Request::Status => self.answer(&Record::Status(vec![0x80])),
             Request::Interrupt => self.interrupts.send_modify(|count| *count += 1),
             Request::Input(text) => _ = self.inputs.send(text),
             step => _ = self.steps.send(step),
         }
     }
 
-    /// About a service, at once.
-    fn answer(&self, json: String) {
-        self.lock()
-            .outbox
-            .push_back(Record::ServiceResult(json).to_frame());
+    /// At once, whatever is executed.
+    fn answer(&self, record: &Record) {
+        self.lock().outbox.push_back(record.to_frame());
         self.changed.notify_waiters();
     }
 
@@ -210,7 +224,6 @@ impl FakeKernel {
                     exit_code: Some(self.step(&code, &mut inputs).await),
                 },
                 Request::Complete(json) => Record::Completion(complete(&json)),
-                Request::Status => Record::Status(vec![0x80]),
                 _ => continue,
             };
             self.send(record).await;

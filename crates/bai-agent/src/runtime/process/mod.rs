@@ -9,11 +9,11 @@
 //! Not here: how the sandbox is built (`bai-runner`), allocation and files (the agent).
 
 mod binds;
-mod cgroup;
+pub(super) mod cgroup;
 mod handle;
 mod launch;
 mod record;
-mod stats;
+pub(super) mod stats;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
