@@ -321,10 +321,8 @@ impl Tx {
             *owners.entry(&kernel.access_key).or_default() += 1;
         }
         // The keypairs' rows first: that is the order of locks.
-        for (owner, count) in owners {
-            let sql = "UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + $2 WHERE access_key = $1";
-            self.execute(sql, params![owner, count]).await?;
-        }
+        self.add_to_concurrency(&owners.into_iter().collect::<Vec<_>>())
+            .await?;
         let mut taken: BTreeSet<KernelId> = kernels.iter().map(|kernel| kernel.id).collect();
         for batch in kernels.chunks(BATCH) {
             let rows = batch.iter().map(values_of).collect();

@@ -144,6 +144,28 @@ impl Tx {
         Ok(())
     }
 
+    /// Counts so many more sessions at keypairs, which are in the order of their names.
+    pub(crate) async fn add_to_concurrency(&mut self, sessions: &[(&AccessKey, i64)]) -> Result<()> {
+        for batch in sessions.chunks(BATCH) {
+            let keys: Vec<Param> = batch.iter().map(|(key, _)| (*key).into()).collect();
+            let these = places(1, keys.len());
+            self.lock_keypairs(&format!("WHERE access_key IN {these}"), keys)
+                .await?;
+            let params = batch
+                .iter()
+                .flat_map(|(key, count)| [(*key).into(), (*count).into()])
+                .collect();
+            let sql = format!(
+                "WITH added (access_key, count) AS (VALUES {}) \
+                 UPDATE keypairs SET concurrency_used = coalesce(concurrency_used, 0) + added.count \
+                 FROM added WHERE keypairs.access_key = added.access_key",
+                places(batch.len(), 2)
+            );
+            self.execute(sql, params).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps the keypairs that `condition` selects from being changed by others until the unit of work ends. Everybody who
     /// needs several locks them in this order, or two would wait for each other.
     pub(crate) async fn lock_keypairs(&mut self, condition: &str, params: Vec<Param>) -> Result<()> {
