@@ -17,9 +17,9 @@ use serde_json::Value;
 use super::files::Tree;
 use crate::resource::Grant;
 use crate::resource::accelerator::Given;
-use crate::runtime::KernelSpec;
+use crate::runtime::{KernelSpec, Runner};
 
-const FILE: &str = "kernel.json";
+pub(super) const FILE: &str = "kernel.json";
 /// Names the active run. Not fsynced: it need not survive the machine, as the kernel does not either.
 const RUN_FILE: &str = "active-run";
 
@@ -78,6 +78,9 @@ pub(crate) struct KernelState {
     pub idle_timeout: u64,
     pub environ: BTreeMap<String, String>,
     pub folders: Vec<BoundFolder>,
+    /// Another than ours only until the kernel is restarted.
+    #[serde(default)]
+    pub runner: Runner,
 }
 
 impl KernelState {
@@ -132,6 +135,7 @@ impl KernelState {
                 .map(|folder| (folder.host.clone(), folder.target(), folder.writable))
                 .collect(),
             index: self.grant.index,
+            runner: self.runner,
         }
     }
 

@@ -1,7 +1,8 @@
 //! A container engine of one's own: Debian's `dockerd` with its data, its containerd and its socket below a temporary
 //! folder.
 //!
-//! It leaves the machine's network alone: no bridge, no rules, no forwarding. Containers have no network or the host's.
+//! It leaves the machine's network alone: no bridge, no rules, no forwarding. Containers have no network or the host's; to
+//! publish ports it gets a network of its own ([`Docker::start_publishing`]).
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,7 @@ pub struct Docker {
     program: PathBuf,
     folder: PathBuf,
     running: Mutex<Option<Guardian>>,
+    is_publishing: bool,
 }
 
 impl Docker {
@@ -34,6 +36,22 @@ impl Docker {
     /// # Errors
     /// [`Missing`] when it is not installed, this is not root, or the machine does not let it start.
     pub fn start() -> Result<Self, Missing> {
+        Self::start_with(false)
+    }
+
+    /// Starts an engine with a bridge, in a network namespace of its own, where containers' ports are published. What
+    /// connects to them has to be there, too: [`Docker::inside`].
+    ///
+    /// # Errors
+    /// As [`Docker::start`].
+    pub fn start_publishing() -> Result<Self, Missing> {
+        for program in ["ip", "unshare"] {
+            find_program(program, &[PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])?;
+        }
+        Self::start_with(true)
+    }
+
+    fn start_with(is_publishing: bool) -> Result<Self, Missing> {
         let program = find_program("dockerd", &[PathBuf::from("/usr/sbin")])?;
         // Speaks the same API, for what tests prepare.
         find_program("docker", &[])?;
@@ -45,6 +63,7 @@ impl Docker {
             program,
             folder: folder.keep(),
             running: Mutex::default(),
+            is_publishing,
         };
         match engine.launch() {
             Ok(()) => Ok(engine),
@@ -144,6 +163,25 @@ impl Docker {
         self.import(root.path(), name, &labels.map(str::to_owned))
     }
 
+    /// Runs `work` in the engine's network, with all that it starts.
+    ///
+    /// # Panics
+    /// When `work` does, or the network is gone.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let pid = self.pid().expect("the engine is running");
+        let network = fs::File::open(format!("/proc/{pid}/ns/net")).expect("its network");
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                // Of this thread, and of the threads and processes that it starts.
+                nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter the network");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// What the `docker` command prints with these arguments.
     ///
     /// # Errors
@@ -169,14 +207,30 @@ impl Docker {
 
     fn launch(&self) -> Result<()> {
         let path = |name: &str| self.folder.join(name).display().to_string();
-        let mut command = vec![self.program.display().to_string()];
+        let mut command = Vec::new();
+        if self.is_publishing {
+            let own_network = [
+                "unshare",
+                "--net",
+                "sh",
+                "-c",
+                r#"ip link set lo up && exec "$@""#,
+                "sh",
+            ];
+            command.extend(own_network.map(str::to_owned));
+        }
+        command.push(self.program.display().to_string());
+        let bridge = match self.is_publishing {
+            true => ("--bip", "10.213.255.1/24".to_owned()),
+            false => ("--bridge", "none".to_owned()),
+        };
         for (option, value) in [
+            bridge,
             ("--data-root", path("data")),
             ("--exec-root", path("exec")),
             ("--pidfile", path("pid")),
             ("--host", self.host()),
             ("--config-file", path("none.json")),
-            ("--bridge", "none".to_owned()),
             ("--iptables", "false".to_owned()),
             ("--ip6tables", "false".to_owned()),
             ("--ip-forward", "false".to_owned()),
