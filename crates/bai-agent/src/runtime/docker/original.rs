@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use bai_model::KernelId;
-use bollard::models::{ContainerInspectResponse, PortMap};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, PortMap};
 use bollard::query_parameters::{ListContainersOptionsBuilder, LogsOptionsBuilder};
 use futures_util::TryStreamExt;
 
 use super::container::{CONFIG, OWNER_LABEL};
 use super::engine::{Engine, EngineError};
-use super::inspect;
+use super::{inspect, remove};
 use crate::runtime::Inherited;
 
 /// Bytes of a container's log that are told, from its end on.
@@ -37,14 +37,8 @@ pub fn companion_of(kernel: KernelId) -> String {
 /// # Errors
 /// When the engine does not answer.
 pub async fn find(engine: &Engine, scratch_root: &Path) -> Result<Vec<Inherited>, EngineError> {
-    let filters = HashMap::from([("name", vec!["^/?kernel\\."])]);
-    let options = ListContainersOptionsBuilder::new()
-        .all(true)
-        .filters(&filters)
-        .build();
-    let listed = engine
-        .ask("list containers", engine.api.list_containers(Some(options)))
-        .await?;
+    let listed = named(engine, "^/?kernel\\.").await?;
+    remove_companions(engine, &listed, scratch_root).await?;
     let mut found = Vec::new();
     for container in listed {
         if container.labels.unwrap_or_default().contains_key(OWNER_LABEL) {
@@ -63,6 +57,43 @@ pub async fn find(engine: &Engine, scratch_root: &Path) -> Result<Vec<Inherited>
         }
     }
     Ok(found)
+}
+
+/// All containers, running or not, whose names fit.
+async fn named(engine: &Engine, pattern: &str) -> Result<Vec<ContainerSummary>, EngineError> {
+    let filters = HashMap::from([("name", vec![pattern])]);
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
+    engine
+        .ask("list containers", engine.api.list_containers(Some(options)))
+        .await
+}
+
+/// A companion whose container is gone, and whose kernel has a folder here, is of no use.
+async fn remove_companions(
+    engine: &Engine,
+    sessions: &[ContainerSummary],
+    scratch_root: &Path,
+) -> Result<(), EngineError> {
+    let names = |container: &ContainerSummary| container.names.clone().unwrap_or_default();
+    let living: Vec<KernelId> = sessions
+        .iter()
+        .flat_map(names)
+        .filter_map(|name| kernel_of(&name))
+        .collect();
+    for companion in named(engine, "^/?kernel-env\\.").await? {
+        let name = names(&companion).into_iter().next().unwrap_or_default();
+        let kernel = name.rsplit('.').next().and_then(|id| id.parse::<KernelId>().ok());
+        let Some(kernel) = kernel.filter(|kernel| !living.contains(kernel)) else {
+            continue;
+        };
+        if scratch_root.join(kernel.to_string()).exists() {
+            remove(engine, &companion_of(kernel)).await?;
+        }
+    }
+    Ok(())
 }
 
 fn understand(container: ContainerInspectResponse, scratch_root: &Path) -> Option<Inherited> {
