@@ -31,6 +31,7 @@ fn a_session_of_the_original_agent_is_used_and_ended_through_ours() {
     });
 }
 
+#[expect(clippy::print_stdout, reason = "how a test says that it was skipped")]
 async fn move_host(docker: &Docker) {
     let Some(services) = Services::start(WHAT) else {
         return;
@@ -97,7 +98,7 @@ async fn move_host(docker: &Docker) {
         database.psql(&statement);
     }
 
-    let mut gateway = manager.start(&[]);
+    let gateway = manager.start(&[]);
     let mut agent = host.start();
     let client = Client::new(
         &manager.url(""),
