@@ -1,6 +1,7 @@
 //! What tests talk with that is written in Python, from its package index: the original manager, run beside ours on the same
 //! databases (`bai_testkit::services::site`), the ZeroMQ libraries of 19.06 agents and of today
-//! (`crates/bai-proto/tests/zmq/interop.rs`), and the Jupyter kernels of both times (`crates/bai-runner/tests/sandbox/jupyter.rs`).
+//! (`crates/bai-proto/tests/zmq/interop.rs`), the runner of 19.06's time (`bai_testkit::services::original`), and the Jupyter
+//! kernels of both times (`crates/bai-runner/tests/sandbox/jupyter.rs`).
 
 use std::fs;
 
@@ -23,6 +24,10 @@ pub fn install_missing() {
             // The package itself refuses any other.
             pythons: &[6],
             are_complete: true,
+        },
+        Requirements {
+            are_complete: true,
+            ..interop("runner-19.06", &[6])
         },
         interop("19.06", &[6, 7]),
         interop("current", &[11, 12, 10, 13, 9]),

@@ -26,7 +26,7 @@ use crate::kernel::registry::Kernel;
 use crate::kernel::{lifecycle, memory};
 use crate::resource::discovery::{self, Wanted};
 use crate::resource::nvidia::Driver;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeError};
 use crate::tasks::blocking;
 use crate::{idle, stats};
 
@@ -117,6 +117,8 @@ impl AgentOptions {
 pub enum StartError {
     #[error("the agent cannot use the folder {path}: {source}")]
     Folder { path: PathBuf, source: io::Error },
+    #[error("the agent cannot find out which sessions this host has: {0}")]
+    Sessions(#[from] RuntimeError),
 }
 
 /// A running agent. Dropping it is what a crash is to it: kernels go on, and are found again by the next one.
@@ -134,10 +136,10 @@ impl fmt::Debug for Agent {
 
 impl Agent {
     /// Starts an agent: finds out what the host has, adopts the kernels of an earlier agent process with the same
-    /// folder, and sends the first heartbeat.
+    /// folder, those of an agent of 19.06 among them, and sends the first heartbeat.
     ///
     /// # Errors
-    /// When its folder cannot be used.
+    /// When its folder cannot be used, or its sessions are not to be known.
     pub async fn start(mut options: AgentOptions) -> Result<Arc<Self>, StartError> {
         let layout = Layout {
             trash: trash_of(&options),
@@ -160,12 +162,7 @@ impl Agent {
         let heartbeat_period = options.heartbeat_period;
         let host = Arc::new(Host::new(options, layout, images, pool));
         lifecycle::empty_trash(&host);
-        lifecycle::adopt_all(&host)
-            .await
-            .map_err(|source| StartError::Folder {
-                path: host.layout.scratch.clone(),
-                source,
-            })?;
+        lifecycle::adopt_all(&host).await?;
         heartbeat::send(&host).await;
         if let Some(period) = heartbeat_period {
             let beating = heartbeat::send_regularly(Arc::clone(&host), period);

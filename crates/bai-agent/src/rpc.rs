@@ -154,7 +154,9 @@ impl AgentRpc for Agent {
         let run = request
             .run_id
             .unwrap_or_else(|| RunId::generate(self.host.random.as_ref(), 32));
+        // A runner of 19.06 takes them itself, if it has a terminal.
         if request.mode == ExecuteMode::Query
+            && life.spec.runner.is_own()
             && let Some(command) = window::Command::parse(&request.code)
         {
             if let window::Command::Resize(size) = command {
@@ -171,7 +173,10 @@ impl AgentRpc for Agent {
                 }
                 Ok(())
             }
-            ExecuteMode::Continue => Ok(()),
+            ExecuteMode::Continue => {
+                life.runs.claim(&run);
+                Ok(())
+            }
         };
         match started {
             Ok(()) => {}
@@ -222,7 +227,11 @@ impl AgentRpc for Agent {
     }
 
     async fn get_logs(&self, kernel: KernelId) -> Result<String, AgentError> {
-        self.used(kernel)?;
+        let state = self.used(kernel)?.state();
+        if let (false, Some(container_id)) = (state.runner.is_own(), &state.container_id) {
+            let printed = self.host.runtime.printed(container_id).await;
+            return printed.map_err(|error| error::runtime(error.to_string()));
+        }
         let scratch = self.host.layout.scratch_of(kernel);
         let log = on_disk(move || logs::read(&scratch)).await?;
         log.map_err(|error| AgentError::exception("OSError", format!("the log cannot be read: {error}")))

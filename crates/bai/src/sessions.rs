@@ -4,7 +4,7 @@
 //! opened with the other, which would not find them again.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -167,12 +167,18 @@ async fn processes(local: &Wanted<'_>, why_no_containers: &str) -> Result<Sessio
     })
 }
 
-/// The runtime that a data folder with sessions is bound to. Before there was a choice, they were processes.
+/// The runtime that a data folder with sessions is bound to. Before there was a choice, they were processes; those of an
+/// agent of 19.06, of whom only the scratch root is left, are containers.
 fn bound(data_dir: &Path, scratch_root: &Path) -> Option<RuntimeChoice> {
-    let mut kernels = fs::read_dir(scratch_root).ok()?.flatten();
-    kernels.find(|kernel| !kernel.file_name().as_encoded_bytes().starts_with(b"."))?;
+    let kernels = fs::read_dir(scratch_root).ok()?.flatten();
+    let is_visible = |kernel: &fs::DirEntry| !kernel.file_name().as_encoded_bytes().starts_with(b".");
+    let kernels: Vec<PathBuf> = kernels.filter(is_visible).map(|kernel| kernel.path()).collect();
+    let is_of_original =
+        |kernel: &PathBuf| kernel.join("config/resource.txt").exists() && !kernel.join("run").exists();
     match fs::read_to_string(data_dir.join(FILE)).as_deref().map(str::trim) {
+        _ if kernels.is_empty() => None,
         Ok("docker") => Some(RuntimeChoice::Docker),
+        Err(_) if kernels.iter().any(is_of_original) => Some(RuntimeChoice::Docker),
         _ => Some(RuntimeChoice::Process),
     }
 }
@@ -202,6 +208,13 @@ mod tests {
             bound(dir.path(), &dir.path().join("scratch")),
             Some(RuntimeChoice::Process),
             "it is older than the choice"
+        );
+        fs::create_dir_all(dir.path().join("scratch/k/config")).expect("made");
+        fs::write(dir.path().join("scratch/k/config/resource.txt"), "").expect("written");
+        assert_eq!(
+            bound(dir.path(), &dir.path().join("scratch")),
+            Some(RuntimeChoice::Docker),
+            "an agent of 19.06 has left it"
         );
     }
 }

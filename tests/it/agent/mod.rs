@@ -1,6 +1,7 @@
 //! `bai agent` as operators run it: [`daemon`] with a manager that the tests play over ZeroMQ, [`original`] with the manager
 //! of 19.06, [`site`] with `bai gateway`, containers and the published clients.
 
+mod adopted;
 pub(crate) mod daemon;
 mod original;
 mod site;

@@ -9,15 +9,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bai_proto::runner::{
-    Frame, FrameError, MAX_RECORD, Record, Request, ServiceRequest, ServiceResult, ServiceStatus,
-};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use bai_proto::runner::{Frame, MAX_RECORD, Record, Request, ServiceRequest, ServiceResult, ServiceStatus};
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::logs::Log;
+use super::wire::{self, Arriving, Outgoing, WireError};
 use crate::runtime::{KernelSpec, Runtime};
 use crate::tasks::Tasks;
 
@@ -227,12 +225,12 @@ impl Connection {
     async fn keep_up(&mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            match tokio::time::timeout(CONNECT_DEADLINE, self.runtime.connect(&self.spec)).await {
-                Ok(Ok(stream)) => {
+            let connecting = wire::connect(self.runtime.as_ref(), &self.spec);
+            match tokio::time::timeout(CONNECT_DEADLINE, connecting).await {
+                Ok(Ok((writer, reader))) => {
                     pause = FIRST_PAUSE;
                     // A question may have gone with the connection before.
                     self.pulse.heard(false);
-                    let (reader, writer) = tokio::io::split(stream);
                     let answers = (&self.completion, &self.services);
                     let reading = read(reader, &self.incoming, answers, &self.pulse, &mut self.log);
                     let writing = write(writer, &mut self.outgoing, &self.pulse, &mut self.unsent);
@@ -255,14 +253,13 @@ impl Connection {
 }
 
 async fn read(
-    mut stream: impl AsyncRead + Unpin,
+    mut stream: Arriving,
     incoming: &mpsc::Sender<Record>,
     (completion, services): (&mpsc::Sender<String>, &broadcast::Sender<ServiceResult>),
     pulse: &Pulse,
     log: &mut Log,
-) -> Result<(), FrameError> {
-    let mut stream = tokio::io::BufReader::new(&mut stream);
-    while let Some(frame) = Frame::read_async(&mut stream).await? {
+) -> Result<(), WireError> {
+    while let Some(frame) = stream.next().await? {
         pulse.heard(true);
         match truncated(Record::from_frame(frame)) {
             // An answer that nobody waits for is dropped.
@@ -301,16 +298,17 @@ fn pass_on(json: &str, services: &broadcast::Sender<ServiceResult>) {
 }
 
 async fn write(
-    mut stream: impl AsyncWrite + Unpin,
+    mut stream: Outgoing,
     outgoing: &mut mpsc::Receiver<Request>,
     pulse: &Pulse,
     unsent: &mut Option<Frame>,
-) -> Result<(), FrameError> {
+) -> Result<(), WireError> {
     loop {
         if unsent.is_none() {
             let request = tokio::select! {
                 request = outgoing.recv() => request,
                 () = pulse.question.notified() => Some(Request::Status),
+                lost = stream.lost() => return lost,
             };
             match request {
                 Some(request) => *unsent = Some(request.to_frame()),
@@ -319,8 +317,7 @@ async fn write(
             }
         }
         if let Some(frame) = unsent.as_ref() {
-            stream.write_all(&frame.encode()).await?;
-            stream.flush().await?;
+            stream.send(frame).await?;
             *unsent = None;
         }
     }

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::state::KernelState;
 
-const ENVIRON: &str = "environ.txt";
-const RESOURCE: &str = "resource.txt";
+pub(super) const ENVIRON: &str = "environ.txt";
+pub(super) const RESOURCE: &str = "resource.txt";
 /// The time-out where the file names none.
 const DEFAULT_IDLE_TIMEOUT: u64 = 600;
 
@@ -39,6 +39,14 @@ fn environ_text(environ: &BTreeMap<String, String>) -> String {
         .iter()
         .filter(is_plain)
         .map(|(name, value)| format!("{name}={value}\n"))
+        .collect()
+}
+
+/// Reads `environ.txt`. A line that is no variable is a part of one whose value had a newline, and lost.
+pub(crate) fn read_environ(text: &str) -> BTreeMap<String, String> {
+    let variables = text.lines().filter_map(|line| line.split_once('='));
+    variables
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
 
@@ -114,72 +122,67 @@ impl ResourceRecord {
         text
     }
 
-    /// Reads the file, as this agent or a 19.06 agent wrote it. Unknown keys are skipped.
-    ///
-    /// # Errors
-    /// A sentence about the line that cannot be read.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "taking over containers of a 19.06 agent comes with Docker"
-        )
-    )]
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// Reads the file, as this agent or a 19.06 agent wrote it. Unknown keys are skipped, and so is what cannot be read:
+    /// the second value says what, a sentence for each line.
+    pub fn parse(text: &str) -> (Self, Vec<String>) {
         let mut record = Self {
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             ..Self::default()
         };
-        for line in text.lines().filter(|line| !line.is_empty()) {
-            let (key, value) = line
-                .split_once('=')
-                .ok_or_else(|| format!("no '=' in the line: {line}"))?;
-            let list = || {
-                value
-                    .split(',')
-                    .filter(|entry| !entry.is_empty())
-                    .map(str::to_owned)
-            };
-            match key {
-                "CID" => record.container_id = Some(value.to_owned()).filter(|id| id != "None"),
-                "SCRATCH_SIZE" => {
-                    let size = match BinarySize::parse(value) {
-                        Ok(BinarySize::Bytes(bytes)) => u64::try_from(bytes).ok(),
-                        _ => None,
-                    };
-                    record.scratch_size = size.ok_or_else(|| format!("malformed size: {value}"))?;
-                }
-                "MOUNTS" => record.mounts = list().collect(),
-                "SLOTS" => {
-                    let slots: Map<String, Value> =
-                        serde_json::from_str(value).map_err(|error| format!("malformed slots: {error}"))?;
-                    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    record.slots = slots
-                        .into_iter()
-                        .map(|(name, amount)| (name, text(amount)))
-                        .collect();
-                }
-                "IDLE_TIMEOUT" => {
-                    record.idle_timeout = value
-                        .parse()
-                        .map_err(|_| format!("malformed time-out: {value}"))?;
-                }
-                _ => {
-                    let Some(slot) = key.strip_suffix("_SHARES") else {
-                        continue;
-                    };
-                    let pair = |entry: String| {
-                        let (device, amount) = entry
-                            .rsplit_once(':')
-                            .ok_or_else(|| format!("malformed share: {entry}"))?;
-                        Ok((device.to_owned(), amount.to_owned()))
-                    };
-                    let devices: Result<_, String> = list().map(pair).collect();
-                    record.shares.insert(slot.to_lowercase(), devices?);
-                }
+        let lines = text.lines().filter(|line| !line.is_empty());
+        let garbage = lines.filter_map(|line| record.read(line).err()).collect();
+        (record, garbage)
+    }
+
+    fn read(&mut self, line: &str) -> Result<(), String> {
+        let (key, value) = line
+            .split_once('=')
+            .ok_or_else(|| format!("no '=' in the line: {line}"))?;
+        let list = || {
+            value
+                .split(',')
+                .filter(|entry| !entry.is_empty())
+                .map(str::to_owned)
+        };
+        match key {
+            "CID" => self.container_id = Some(value.to_owned()).filter(|id| id != "None"),
+            "SCRATCH_SIZE" => {
+                let size = match BinarySize::parse(value) {
+                    Ok(BinarySize::Bytes(bytes)) => u64::try_from(bytes).ok(),
+                    _ => None,
+                };
+                self.scratch_size = size.ok_or_else(|| format!("malformed size: {value}"))?;
+            }
+            "MOUNTS" => self.mounts = list().collect(),
+            "SLOTS" => {
+                let slots: Map<String, Value> =
+                    serde_json::from_str(value).map_err(|error| format!("malformed slots: {error}"))?;
+                let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                self.slots = slots
+                    .into_iter()
+                    .map(|(name, amount)| (name, text(amount)))
+                    .collect();
+            }
+            "IDLE_TIMEOUT" => {
+                self.idle_timeout = value
+                    .parse()
+                    .map_err(|_| format!("malformed time-out: {value}"))?;
+            }
+            _ => {
+                let Some(slot) = key.strip_suffix("_SHARES") else {
+                    return Ok(());
+                };
+                let pair = |entry: String| {
+                    let (device, amount) = entry
+                        .rsplit_once(':')
+                        .ok_or_else(|| format!("malformed share: {entry}"))?;
+                    Ok((device.to_owned(), amount.to_owned()))
+                };
+                let devices: Result<_, String> = list().map(pair).collect();
+                self.shares.insert(slot.to_lowercase(), devices?);
             }
         }
-        Ok(record)
+        Ok(())
     }
 }
 
@@ -191,7 +194,8 @@ mod tests {
 
     #[test]
     fn a_record_of_the_original_reads_and_writes_back() {
-        let record = ResourceRecord::parse(RECORDED).expect("readable");
+        let (record, garbage) = ResourceRecord::parse(RECORDED);
+        assert_eq!(garbage, [""; 0]);
         assert_eq!(record.container_id.as_deref(), Some("9368529c75f88afe"));
         assert_eq!(record.shares["mem"]["root"], "256m");
         assert_eq!(record.to_text(), RECORDED);
@@ -215,11 +219,11 @@ mod tests {
         };
         assert!(record.to_text().contains("CID=None\nSCRATCH_SIZE=64m\n"));
         assert!(record.to_text().contains("CUDA.SHARES_SHARES=0:0.5,1:1\n"));
-        assert_eq!(ResourceRecord::parse(&record.to_text()), Ok(record));
+        assert_eq!(ResourceRecord::parse(&record.to_text()), (record, Vec::new()));
     }
 
     #[test]
-    fn malformed_lines_are_named() {
+    fn malformed_lines_are_named_and_the_others_are_read() {
         for text in [
             "CID",
             "SCRATCH_SIZE=x",
@@ -227,9 +231,21 @@ mod tests {
             "IDLE_TIMEOUT=x",
             "CPU_SHARES=1",
         ] {
-            assert!(ResourceRecord::parse(text).is_err(), "{text}");
+            let (record, garbage) =
+                ResourceRecord::parse(&format!("CPU_SHARES=0:1\n{text}\nMEM_SHARES=root:1g\n"));
+            assert_eq!(garbage.len(), 1, "{text}");
+            assert_eq!((record.shares.len(), record.idle_timeout), (2, 600), "{text}");
         }
-        assert!(ResourceRecord::parse("OTHER=1\n").is_ok());
+        assert_eq!(ResourceRecord::parse("OTHER=1\n").1, [""; 0]);
+    }
+
+    #[test]
+    fn variables_are_read_as_the_original_writes_them() {
+        let environ = read_environ("A=1=2\nnothing\nB=\n");
+        assert_eq!(
+            environ,
+            BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), String::new())])
+        );
     }
 
     #[test]

@@ -12,11 +12,15 @@ use super::client::{Client, Unresponsive};
 use super::output::Snapshot;
 use super::run::Runs;
 use super::state::note_active_run;
+use crate::runtime::Runner;
 use crate::tasks::blocking;
 
 /// A step that does nothing and ends with [`FENCE_CODE`]: its end says that everything asked for before has ended.
 const FENCE: &str = "exit 113";
 const FENCE_CODE: i32 = 113;
+/// What the same step prints for a runner of another agent. Those of 19.06's time do not all know `clean`, and after a
+/// `build` that failed they leave the next step out.
+const FENCE_WORD: &str = "bai-agent-has-taken-over";
 
 /// What the driver works with.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub(crate) struct Driver {
     pub client: Arc<Client>,
     pub records: mpsc::Receiver<Record>,
     pub scratch: PathBuf,
+    pub runner: Runner,
 }
 
 impl Driver {
@@ -50,14 +55,24 @@ impl Driver {
     async fn finish_resumed(&mut self) {
         // What was there before the run is not known any more; what it makes from now on is told.
         let before = self.look(|scratch| Snapshot::take(&scratch.join("work"))).await;
-        if !self.send(vec![Request::Clean(FENCE.to_owned())]).await {
+        let is_own = self.runner.is_own();
+        let fence = match is_own {
+            true => Request::Clean(FENCE.to_owned()),
+            false => Request::Build(format!("echo {FENCE_WORD}")),
+        };
+        if !self.send(vec![fence]).await {
             return;
         }
+        let mut is_at_fence = false;
         while let Some(record) = self.records.recv().await {
             match record {
                 Record::CleanFinished {
                     exit_code: Some(FENCE_CODE),
-                } => break,
+                } if is_own => break,
+                Record::Stdout(bytes) if !is_own && bytes.trim_ascii() == FENCE_WORD.as_bytes() => {
+                    is_at_fence = true;
+                }
+                Record::BuildFinished { .. } if is_at_fence => break,
                 record @ Record::Finished { .. } => self.end(&before, record).await,
                 record => self.runs.push(record).await,
             }

@@ -19,18 +19,21 @@ use serde_json::Value;
 
 use super::listen::{Listeners, OWN_PORTS};
 use super::registry::{Kernel, Life};
-use super::state::{KernelState, Phase, note_active_run, read_active_run};
-use super::{config_dir, logs, memory, plan, trash};
+use super::state::{FILE, KernelState, Phase, note_active_run, read_active_run};
+use super::{config_dir, inherit, logs, memory, plan, trash};
+use crate::agent::StartError;
 use crate::error;
 use crate::host::Host;
 use crate::resource::{Grant, Refused};
-use crate::runtime::{KernelSpec, RuntimeError};
+use crate::runtime::{Inherited, KernelSpec, Runner, RuntimeError};
 use crate::tasks::blocking;
 
 /// In a kernel's folder, what its session sees as `/home/work`.
 const WORK: &str = "work";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
+/// Containers of another agent are looked at one after the other.
+const LOOK_DEADLINE: Duration = Duration::from_secs(60);
 const KILL_DEADLINE: Duration = Duration::from_secs(45);
 
 /// Creates a kernel, or says again how it was created.
@@ -119,6 +122,7 @@ async fn create_new(host: &Arc<Host>, id: KernelId, config: KernelConfig) -> Res
         idle_timeout: config.idle_timeout,
         folders,
         memory_scratch: host.memory_scratch,
+        runner: Runner::Own,
     };
     state.set_ports(ports);
     let scratch = host.layout.scratch_of(id);
@@ -295,6 +299,7 @@ pub(crate) async fn restart(
     let kernel = host.registry.get(id).ok_or_else(|| error::unknown_kernel(id))?;
     let scratch = host.layout.scratch_of(id);
     let mut state = kernel.state();
+    let former = state.spec(&scratch);
     let old = state.container_id.clone();
     state.generation += 1;
     state.phase = Phase::Restarting;
@@ -313,8 +318,10 @@ pub(crate) async fn restart(
     kernel.end_life();
     host.ledger().return_ports(id, &former_ports);
     if let Some(old) = old {
-        kill(host, &state.spec(&scratch), &old).await?;
+        kill(host, &former, &old).await?;
     }
+    // Whoever's it was, the next life is an ordinary one.
+    state.runner = Runner::Own;
     let (dir, prepared) = (scratch.clone(), state.clone());
     disk(move || {
         // Memory does not outlive the machine.
@@ -357,21 +364,44 @@ async fn other_ports(host: &Host, state: &mut KernelState) -> Result<(Listeners,
     }
 }
 
-/// Finds the kernels of an earlier agent process again.
-pub(crate) async fn adopt_all(host: &Arc<Host>) -> io::Result<()> {
-    let scratch = host.layout.scratch.clone();
+/// Finds the kernels of an earlier agent process again, and takes over those of an agent of 19.06.
+///
+/// # Errors
+/// When it cannot be known which there are: nothing that may be somebody's is removed then.
+pub(crate) async fn adopt_all(host: &Arc<Host>) -> Result<(), StartError> {
+    let folder = host.layout.scratch.clone();
     let names = move || {
-        fs::read_dir(&scratch).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
+        fs::read_dir(&folder).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
     };
-    let names: Vec<std::ffi::OsString> = blocking(names).await.unwrap_or(Ok(Vec::new()))?;
-    let ids = names
+    let names: io::Result<Vec<std::ffi::OsString>> = blocking(names).await.unwrap_or(Ok(Vec::new()));
+    let names = names.map_err(|source| StartError::Folder {
+        path: host.layout.scratch.clone(),
+        source,
+    })?;
+    let ids: Vec<KernelId> = names
         .iter()
-        .filter_map(|name| name.to_str()?.parse::<KernelId>().ok());
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect();
+    let looking = tokio::time::timeout(LOOK_DEADLINE, host.runtime.inherited(&host.layout.scratch));
+    let inherited = looking
+        .await
+        .unwrap_or_else(|_| Err(RuntimeError::Start("the runtime does not answer".to_owned())))?;
+    let has_record = |id: &KernelId| host.layout.scratch_of(*id).join(FILE).exists();
+    let (known, unknown): (Vec<KernelId>, Vec<KernelId>) = ids.into_iter().partition(has_record);
+    // What the known ones hold is nobody else's, so that they come first.
+    adopt_each(host, known, &[]).await;
+    adopt_each(host, unknown, &inherited).await;
+    Ok(())
+}
+
+async fn adopt_each(host: &Arc<Host>, ids: Vec<KernelId>, inherited: &[Inherited]) {
     let adoptions: Vec<_> = ids
+        .into_iter()
         .map(|id| {
             let host = Arc::clone(host);
             let tasks = host.tasks.clone();
-            tasks.spawn("adopt kernel", async move { adopt(&host, id).await })
+            let inherited = inherited.iter().find(|inherited| inherited.kernel == id).cloned();
+            tasks.spawn("adopt kernel", async move { adopt(&host, id, inherited).await })
         })
         .collect();
     for adoption in adoptions {
@@ -379,11 +409,42 @@ pub(crate) async fn adopt_all(host: &Arc<Host>) -> io::Result<()> {
             tracing::error!(%error, "adopting a kernel failed");
         }
     }
-    Ok(())
 }
 
-async fn adopt(host: &Arc<Host>, id: KernelId) {
+/// Makes a record of a kernel of an agent of 19.06. `false` if it stays as it is, and is for the next start to take.
+async fn take_over(host: &Arc<Host>, inherited: Inherited) -> bool {
+    let id = inherited.kernel;
+    let scratch = host.layout.scratch_of(id);
+    let dir = scratch.clone();
+    let left = blocking(move || inherit::Left::read(&dir))
+        .await
+        .unwrap_or_default();
+    let Some(mut state) = inherit::state_of(&inherited, left) else {
+        tracing::error!(
+            kernel.id = %id, container = inherited.container_id,
+            "a session of a 19.06 agent has no published ports for its runner and cannot be served; end it with `docker rm -f`"
+        );
+        return false;
+    };
+    state.devices = host.ledger().give(&state.grant.share);
+    host.ledger().inherit(id, &mut state.grant);
+    let written = state.clone();
+    if let Err(error) = disk(move || inherit::take_over(&scratch, &written)).await {
+        host.ledger().release(id);
+        tracing::error!(kernel.id = %id, %error, "a session of a 19.06 agent cannot be taken over; the next start tries again");
+        return false;
+    }
+    tracing::info!(kernel.id = %id, container = inherited.container_id, "took over a session of a 19.06 agent");
+    true
+}
+
+async fn adopt(host: &Arc<Host>, id: KernelId, inherited: Option<Inherited>) {
     let _turn = host.registry.turn(id).await;
+    if let Some(inherited) = inherited
+        && !take_over(host, inherited).await
+    {
+        return;
+    }
     let scratch = host.layout.scratch_of(id);
     let dir = scratch.clone();
     let found = blocking(move || KernelState::read(&dir).map(|state| (state, read_active_run(&dir))))
@@ -391,6 +452,10 @@ async fn adopt(host: &Arc<Host>, id: KernelId) {
         .flatten();
     let Some((mut state, run)) = found else {
         tracing::warn!(kernel.id = %id, "removing what is left of a kernel without a readable record");
+        if inherit::is_of_original(&scratch) {
+            // Its container ended while no agent was there, and is gone.
+            tell_unknown(host, id).await;
+        }
         // It was never told to run, unless another version wrote the record.
         return match kill_remains(host, &KernelSpec::unknown(id, scratch)).await {
             Ok(()) => discard(host, id).await,
@@ -460,15 +525,30 @@ async fn adopt(host: &Arc<Host>, id: KernelId) {
 /// Forgets a kernel that has no processes, and gives back what it holds.
 async fn discard(host: &Arc<Host>, id: KernelId) {
     let (folder, thrown) = (host.layout.scratch_of(id), host.layout.trash.join(host.unique()));
-    let to = thrown.clone();
-    let forget = move || memory::unmount(&folder.join(WORK)).and_then(|()| trash::throw(&folder, &to));
+    // A 19.06 agent's kernels may have another one, for their /tmp.
+    let (beside, thrown_beside) = (
+        folder.with_file_name(format!("{id}_tmp")),
+        host.layout.trash.join(host.unique()),
+    );
+    let (to, to_beside) = (thrown.clone(), thrown_beside.clone());
+    let forget = move || {
+        for mounted in [&folder.join(WORK), &folder, &beside] {
+            memory::unmount(mounted)?;
+        }
+        trash::throw(&beside, &to_beside)?;
+        trash::throw(&folder, &to)
+    };
     if let Some(Err(error)) = blocking(forget).await {
         tracing::error!(kernel.id = %id, %error, "the folder of a kernel cannot be moved away");
     }
     host.registry.remove(id);
     host.ledger().release(id);
     drop(host.tasks.spawn("remove folder", async move {
-        blocking(move || trash::remove(&thrown)).await
+        blocking(move || {
+            trash::remove(&thrown);
+            trash::remove(&thrown_beside);
+        })
+        .await
     }));
 }
 

@@ -74,6 +74,10 @@ impl Listeners {
 
     /// Binds the ports that a kernel has had before; what cannot be bound now is bound later.
     pub async fn bind_again(host: &Host, state: &KernelState) -> Self {
+        if !state.runner.is_own() {
+            // The engine has them.
+            return Self::default();
+        }
         let terminal = match state.terminal_ports {
             Some(ports) => bind_terminal(host, ports).await.ok(),
             None => None,

@@ -7,6 +7,7 @@ mod console;
 mod drive;
 pub(crate) mod files;
 mod forward;
+mod inherit;
 pub(crate) mod lifecycle;
 mod listen;
 pub(crate) mod logs;
@@ -19,6 +20,7 @@ mod state;
 mod terminal;
 mod trash;
 pub(crate) mod window;
+mod wire;
 
 #[cfg(test)]
 pub(crate) use forward::MAX_CONNECTIONS;

@@ -177,13 +177,16 @@ impl Life {
             client: Arc::clone(&client),
             records,
             scratch: spec.scratch.clone(),
+            runner: spec.runner,
         };
         let until = ended.clone();
         host.tasks.spawn_until_stopped("drive runs", async move {
             _ = until.run_until_cancelled(driver.run()).await;
         });
         let (terminal, window) = Terminal::new(host, &spec);
-        listeners.serve(host, state, &spec, terminal, &ended);
+        if state.runner.is_own() {
+            listeners.serve(host, state, &spec, terminal, &ended);
+        }
         Arc::new(Self {
             generation: state.generation,
             container_id,

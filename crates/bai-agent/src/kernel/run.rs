@@ -33,6 +33,10 @@ const MAX_ENDED_BYTES: usize = 16 << 20;
 /// Runs that wait for their turn.
 const MAX_WAITING: usize = 1024;
 
+/// The name of a run that may go on in a kernel of another agent, who did not leave a note of it. Whoever continues a run
+/// that is unknown here means this one.
+pub(crate) const UNNAMED: &str = "unnamed run of another agent";
+
 /// All runs of one life of a kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
@@ -109,6 +113,7 @@ impl Runs {
     /// until then; for one that is over or unknown it is dropped.
     pub fn input(&self, id: &RunId, text: &str) -> bool {
         let mut state = self.lock();
+        state.claim(id);
         if state.active.as_ref() == Some(id) {
             return true;
         }
@@ -118,6 +123,11 @@ impl Runs {
             run.requests.push(Request::Input(text.to_owned()));
         }
         false
+    }
+
+    /// Somebody wants to go on with a run.
+    pub fn claim(&self, id: &RunId) {
+        self.lock().claim(id);
     }
 
     /// The active run has been interrupted: from now on it does not wait for whoever collects it.
@@ -256,6 +266,22 @@ impl Runs {
 impl State {
     fn active_run(&mut self) -> Option<&mut Run> {
         self.runs.get_mut(self.active.as_ref()?)
+    }
+
+    /// Gives an active run that has no name this one, if no other has it.
+    fn claim(&mut self, id: &RunId) {
+        if self
+            .active
+            .as_ref()
+            .is_none_or(|active| active.as_str() != UNNAMED)
+            || self.runs.contains_key(id)
+        {
+            return;
+        }
+        if let Some(run) = self.active.take().and_then(|unnamed| self.runs.remove(&unnamed)) {
+            self.runs.insert(id.clone(), run);
+            self.active = Some(id.clone());
+        }
     }
 
     /// Records that wait for their collector.

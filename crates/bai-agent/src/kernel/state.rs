@@ -17,9 +17,9 @@ use serde_json::Value;
 use super::files::Tree;
 use crate::resource::Grant;
 use crate::resource::accelerator::Given;
-use crate::runtime::KernelSpec;
+use crate::runtime::{KernelSpec, Runner};
 
-const FILE: &str = "kernel.json";
+pub(super) const FILE: &str = "kernel.json";
 /// Names the active run. Not fsynced: it need not survive the machine, as the kernel does not either.
 const RUN_FILE: &str = "active-run";
 
@@ -81,6 +81,9 @@ pub(crate) struct KernelState {
     /// The most bytes in the work folder, where that is memory; it is on the disk otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_scratch: Option<u64>,
+    /// Another than ours only until the kernel is restarted.
+    #[serde(default)]
+    pub runner: Runner,
 }
 
 impl KernelState {
@@ -135,6 +138,7 @@ impl KernelState {
                 .map(|folder| (folder.host.clone(), folder.target(), folder.writable))
                 .collect(),
             index: self.grant.index,
+            runner: self.runner,
         }
     }
 

@@ -5,14 +5,30 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+
+use nix::mount::{MntFlags, umount2};
 
 /// Moves `folder` to `thrown`. Nothing to move is success. Blocking.
 pub(crate) fn throw(folder: &Path, thrown: &Path) -> io::Result<()> {
+    unmount(folder);
     match fs::rename(folder, thrown) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         renamed => renamed,
+    }
+}
+
+/// An agent of 19.06 may have put a file system of memory there (`scratch-type = "memory"`); ours never does.
+pub(crate) fn unmount(folder: &Path) {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev()).ok();
+    if device(folder) == folder.parent().and_then(device) {
+        return;
+    }
+    if folder.is_dir()
+        && let Err(error) = umount2(folder, MntFlags::MNT_DETACH)
+    {
+        tracing::error!(path = %folder.display(), %error, "a file system of a kernel cannot be unmounted");
     }
 }
 

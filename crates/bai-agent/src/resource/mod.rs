@@ -89,6 +89,12 @@ impl Ledger {
         }
     }
 
+    /// As [`Ledger::restore`], for a kernel of another agent, which has no number among ours yet.
+    pub fn inherit(&mut self, kernel: KernelId, grant: &mut Grant) {
+        grant.index = self.indices.take();
+        self.restore(kernel, grant);
+    }
+
     /// Ports that there are, held or not.
     pub fn port_count(&self) -> usize {
         self.ports.count()

@@ -15,13 +15,15 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bai_model::KernelId;
 use bai_proto::descriptor::Descriptor;
 use bai_proto::sandbox::Refusal;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use sample::Sample;
@@ -30,6 +32,42 @@ pub(crate) use sample::network;
 /// A duplex byte stream to a kernel's runner, carrying `bai_proto::runner` frames.
 pub trait RunnerStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> RunnerStream for T {}
+
+/// Whose program serves a kernel, and how it is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runner {
+    /// Ours, by [`Runtime::connect`].
+    #[default]
+    Own,
+    /// The original's, in a container that an agent of 19.06 has started (`agent-protocol.md` 6.3): over ZeroMQ, at the
+    /// host's side of the ports 2000 and 2001, which the engine publishes as it does those of services.
+    Published { input: SocketAddr, output: SocketAddr },
+}
+
+impl Runner {
+    /// Whether the kernel's ports are ours to open.
+    pub fn is_own(self) -> bool {
+        self == Self::Own
+    }
+}
+
+/// A container of an agent of 19.06 whose folder is one of ours now (`agent-protocol.md` 7.7, 7.9).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    pub kernel: KernelId,
+    pub container_id: String,
+    /// What it was made of, as the runtime knows it exactly.
+    pub image: String,
+    /// Those of the image.
+    pub labels: BTreeMap<String, String>,
+    /// Host addresses by the container's ports.
+    pub ports: BTreeMap<u16, SocketAddr>,
+    /// CPUs that it is bound to.
+    pub cpu_set: Vec<usize>,
+    /// Its limit in bytes; 0 means none.
+    pub memory: u64,
+}
 
 /// Everything a runtime needs to start a kernel.
 #[derive(Clone, Debug)]
@@ -52,6 +90,8 @@ pub struct KernelSpec {
     pub binds: Vec<(PathBuf, String, bool)>,
     /// A small number that no other living kernel of this agent has, for per-kernel user ids and the like.
     pub index: u32,
+    /// Of a kernel that runs; one that is started gets ours.
+    pub runner: Runner,
 }
 
 impl KernelSpec {
@@ -69,6 +109,7 @@ impl KernelSpec {
             gpus: Vec::new(),
             binds: Vec::new(),
             index: 0,
+            runner: Runner::Own,
         }
     }
 }
@@ -100,7 +141,23 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     async fn find(&self, _spec: &KernelSpec) -> Option<Started> {
         None
     }
-    /// A new connection to the kernel's runner; it replaces an older one.
+    /// Containers of an agent of 19.06, running or not, whose folders are in `scratch_root`. Others of such agents are
+    /// named in the log, because they hold what this agent thinks is free.
+    ///
+    /// # Errors
+    /// When the runtime cannot say.
+    async fn inherited(&self, _scratch_root: &Path) -> Result<Vec<Inherited>, RuntimeError> {
+        Ok(Vec::new())
+    }
+    /// What a kernel's processes have printed, where the runtime keeps that: of kernels whose runner is not ours.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    async fn printed(&self, container_id: &str) -> Result<String, RuntimeError> {
+        _ = container_id;
+        Ok(String::new())
+    }
+    /// A new connection to the kernel's own runner ([`Runner::Own`]); it replaces an older one.
     async fn connect(&self, spec: &KernelSpec) -> Result<Box<dyn RunnerStream>, RuntimeError>;
     /// A descriptor from inside the kernel's session.
     ///

@@ -28,7 +28,7 @@ const LABELS: [&str; 4] = [
 ];
 
 /// The static runner: `BAI_RUNNER`, or what the build of `bai` has left in the target directory.
-fn runner() -> Option<PathBuf> {
+pub fn runner() -> Option<PathBuf> {
     let built = || {
         let exe = std::env::current_exe().ok()?;
         let target = exe.ancestors().nth(3)?;

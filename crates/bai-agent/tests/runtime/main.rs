@@ -7,6 +7,7 @@
 mod conform;
 mod docker;
 mod images;
+mod original;
 mod process;
 mod reach;
 mod site;

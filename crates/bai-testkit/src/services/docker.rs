@@ -1,7 +1,8 @@
 //! A container engine of one's own: Debian's `dockerd` with its data, its containerd and its socket below a temporary
 //! folder.
 //!
-//! It leaves the machine's network alone: no bridge, no rules, no forwarding. Containers have no network or the host's.
+//! It leaves the machine's network alone: no bridge, no rules, no forwarding. Containers have no network or the host's; to
+//! publish ports it gets a network of its own ([`Docker::start_publishing`]).
 
 use std::fs;
 use std::io::Write as _;
@@ -32,6 +33,7 @@ pub struct Docker {
     /// Bytes of the disk for its data, where they have one of their own.
     disk: Option<u64>,
     running: Mutex<Option<Guardian>>,
+    is_publishing: bool,
 }
 
 impl Docker {
@@ -40,7 +42,7 @@ impl Docker {
     /// # Errors
     /// [`Missing`] when it is not installed, this is not root, or the machine does not let it start.
     pub fn start() -> Result<Self, Missing> {
-        Self::start_with(None)
+        Self::start_with(None, false)
     }
 
     /// The same, with so many bytes for images and containers. They are lost when it is stopped.
@@ -53,10 +55,22 @@ impl Docker {
         if !may_mount.is_ok_and(|output| output.status.success()) {
             return Err(Missing("mounting a small disk takes root".to_owned()));
         }
-        Self::start_with(Some(bytes))
+        Self::start_with(Some(bytes), false)
     }
 
-    fn start_with(disk: Option<u64>) -> Result<Self, Missing> {
+    /// Starts an engine with a bridge, in a network namespace of its own, where containers' ports are published. What
+    /// connects to them has to be there, too: [`Docker::inside`].
+    ///
+    /// # Errors
+    /// As [`Docker::start`].
+    pub fn start_publishing() -> Result<Self, Missing> {
+        for program in ["ip", "unshare"] {
+            find_program(program, &[PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])?;
+        }
+        Self::start_with(None, true)
+    }
+
+    fn start_with(disk: Option<u64>, is_publishing: bool) -> Result<Self, Missing> {
         let program = find_program("dockerd", &[PathBuf::from("/usr/sbin")])?;
         // Speaks the same API, for what tests prepare.
         find_program("docker", &[])?;
@@ -69,6 +83,7 @@ impl Docker {
             folder: folder.keep(),
             disk,
             running: Mutex::default(),
+            is_publishing,
         };
         match engine.launch() {
             Ok(()) => Ok(engine),
@@ -183,6 +198,25 @@ impl Docker {
         self.import(root.path(), name, &labels.map(str::to_owned))
     }
 
+    /// Runs `work` in the engine's network, with all that it starts.
+    ///
+    /// # Panics
+    /// When `work` does, or the network is gone.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let pid = self.pid().expect("the engine is running");
+        let network = fs::File::open(format!("/proc/{pid}/ns/net")).expect("its network");
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                // Of this thread, and of the threads and processes that it starts.
+                nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter the network");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// What the `docker` command prints with these arguments.
     ///
     /// # Errors
@@ -214,14 +248,29 @@ impl Docker {
             command.extend(["unshare", "--mount", "sh", "-c", ON_A_DISK].map(str::to_owned));
             command.extend([format!("size={bytes}"), path("data")]);
         }
+        if self.is_publishing {
+            let own_network = [
+                "unshare",
+                "--net",
+                "sh",
+                "-c",
+                r#"ip link set lo up && exec "$@""#,
+                "sh",
+            ];
+            command.extend(own_network.map(str::to_owned));
+        }
         command.push(self.program.display().to_string());
+        let bridge = match self.is_publishing {
+            true => ("--bip", "10.213.255.1/24".to_owned()),
+            false => ("--bridge", "none".to_owned()),
+        };
         for (option, value) in [
+            bridge,
             ("--data-root", path("data")),
             ("--exec-root", path("exec")),
             ("--pidfile", path("pid")),
             ("--host", self.host()),
             ("--config-file", path("none.json")),
-            ("--bridge", "none".to_owned()),
             ("--iptables", "false".to_owned()),
             ("--ip6tables", "false".to_owned()),
             ("--ip-forward", "false".to_owned()),

@@ -8,6 +8,7 @@
 pub mod docker;
 pub mod etcd;
 mod guardian;
+pub mod original;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

@@ -111,6 +111,52 @@ pub fn kernel(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The runner of an agent of 19.06 with a Python of its own, as the original's image for it has them, below
+/// `opt/backend.ai`. `environment` is a virtual environment with the published package.
+///
+/// # Errors
+/// When its Python is not to be found.
+pub fn original_runner(root: &Path, environment: &Path) -> Result<()> {
+    let program = fs::canonicalize(environment.join("bin/python")).context("there is no bin/python in it")?;
+    let home = program.ancestors().nth(2).context("where it is installed")?;
+    let opt = root.join("opt/backend.ai");
+    copy(&program, &opt.join("bin/python"))?;
+    let (library, packages) = ("lib/python3.6", "lib/python3.6/site-packages");
+    let left_out = [
+        "__pycache__",
+        "test",
+        "tests",
+        "site-packages",
+        "ensurepip",
+        "idlelib",
+        "lib2to3",
+        "tkinter",
+    ];
+    copy_folder(&home.join(library), &opt.join(library), &left_out)?;
+    copy_folder(
+        &environment.join(packages),
+        &opt.join(packages),
+        &["__pycache__", "pip", "setuptools"],
+    )?;
+    // All in one folder, which the entry point names to the loader.
+    for needing in libraries(&opt).iter().chain([&program]) {
+        let listed = Command::new("ldd").arg(needing).output().context("run ldd")?;
+        for needed in String::from_utf8_lossy(&listed.stdout)
+            .split_whitespace()
+            .map(Path::new)
+        {
+            let name = needed
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if needed.is_absolute() && !name.starts_with("ld-linux") {
+                copy(needed, &opt.join("lib").join(name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Compiled modules below a folder.
 fn libraries(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

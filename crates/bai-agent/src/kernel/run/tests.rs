@@ -349,3 +349,27 @@ async fn a_run_of_an_earlier_agent_is_active_at_once() {
         (RunStatus::Finished, "rest")
     );
 }
+
+#[tokio::test]
+async fn whoever_continues_an_unknown_run_gets_the_one_without_a_name() {
+    let runs = Runs::default();
+    runs.resume(id(UNNAMED));
+    assert_eq!(runs.start(&id("later"), code("x")), Ok(()));
+    runs.claim(&id("later"));
+    assert_eq!(runs.active(), Some(id(UNNAMED)), "one that waits is another");
+    runs.push(out("before")).await;
+    assert!(runs.input(&id("mine"), "typed"), "it takes what is typed");
+    runs.claim(&id("somebody else's"));
+    assert_eq!(runs.active(), Some(id("mine")));
+    runs.end(FINISHED, Vec::new());
+    let reply = runs.collect(&id("mine"), None).await.expect("a kernel");
+    assert_eq!(
+        (reply.status, console(&reply).as_str()),
+        (RunStatus::Finished, "before")
+    );
+    let unknown = runs
+        .collect(&id("somebody else's"), now())
+        .await
+        .expect("a kernel");
+    assert_eq!(unknown.status, RunStatus::Continued);
+}

@@ -28,7 +28,7 @@ pub const RUNNER: &str = "/opt/bai/bai-runner";
 const GATE: &str = "/opt/bai/private";
 const RUN: &str = "/opt/bai/private/run";
 const WORK: &str = "/home/work";
-const CONFIG: &str = "/home/config";
+pub const CONFIG: &str = "/home/config";
 
 /// Microseconds of a scheduler period; the quota is as many for each CPU (`agent-protocol.md` 7.6).
 const CPU_PERIOD: i64 = 100_000;

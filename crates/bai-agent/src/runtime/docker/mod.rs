@@ -12,6 +12,7 @@
 mod container;
 mod engine;
 mod images;
+mod original;
 mod stats;
 
 use std::os::fd::OwnedFd;
@@ -34,7 +35,10 @@ use tokio::io::AsyncWriteExt;
 use self::container::{KERNEL_LABEL, OWNER_LABEL, SCRATCH_LABEL, User};
 pub use self::engine::{Engine, EngineError};
 pub use self::images::{ImageError, Images, Local, Pull};
-use super::{KernelSpec, RunnerStream, Runtime, RuntimeError, Sample, Started, descriptor, owner, socket};
+use super::{
+    Inherited, KernelSpec, Runner, RunnerStream, Runtime, RuntimeError, Sample, Started, descriptor, owner,
+    socket,
+};
 
 /// The runner of a container that has started takes milliseconds; this is for machines that are stuck.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -107,7 +111,6 @@ impl DockerRuntime {
             options,
         };
         runtime.remove_orphans().await?;
-        runtime.name_strangers().await?;
         Ok(runtime)
     }
 
@@ -162,23 +165,6 @@ impl DockerRuntime {
             if is_orphan {
                 tracing::info!(container = id, "removing a container that no kernel has");
                 remove(&self.engine, &id).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sessions of a 19.06 agent on this engine have another runner, and hold what this agent thinks is free.
-    async fn name_strangers(&self) -> Result<(), EngineError> {
-        let options = ListContainersOptionsBuilder::new()
-            .filters(&std::collections::HashMap::from([("name", vec!["^/?kernel\\."])]))
-            .build();
-        let call = self.engine.api.list_containers(Some(options));
-        for container in self.engine.ask("list containers", call).await? {
-            if !container.labels.unwrap_or_default().contains_key(OWNER_LABEL) {
-                tracing::warn!(
-                    container = container.id,
-                    "a session of another agent runs on this engine, which this agent cannot serve; end it with `docker rm -f`"
-                );
             }
         }
         Ok(())
@@ -374,8 +360,16 @@ impl Runtime for DockerRuntime {
             return Ok(None);
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-        let is_ours = labels.get(OWNER_LABEL) == Some(&self.options.owner)
-            && labels.get(KERNEL_LABEL) == Some(&spec.kernel.to_string());
+        let is_ours = match spec.runner {
+            Runner::Own => {
+                labels.get(OWNER_LABEL) == Some(&self.options.owner)
+                    && labels.get(KERNEL_LABEL) == Some(&spec.kernel.to_string())
+            }
+            Runner::Published { .. } => {
+                let name = found.name.as_deref().unwrap_or_default();
+                !labels.contains_key(OWNER_LABEL) && original::kernel_of(name) == Some(spec.kernel)
+            }
+        };
         let is_running = found.state.and_then(|state| state.running).unwrap_or_default();
         let whole = found.id.unwrap_or_default();
         Ok((is_ours && is_running && whole == container_id).then_some(Started { container_id: whole }))
@@ -400,9 +394,25 @@ impl Runtime for DockerRuntime {
         .to_owned()
     }
 
-    async fn kill(&self, _spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError> {
+    async fn inherited(&self, scratch_root: &Path) -> Result<Vec<Inherited>, RuntimeError> {
+        Ok(original::find(&self.engine, scratch_root).await?)
+    }
+
+    async fn printed(&self, container_id: &str) -> Result<String, RuntimeError> {
+        Ok(original::printed(&self.engine, container_id).await?)
+    }
+
+    async fn kill(&self, spec: &KernelSpec, container_id: &str) -> Result<(), RuntimeError> {
         if !container_id.is_empty() {
-            let gone = tokio::time::timeout(KILL_DEADLINE, remove(&self.engine, container_id)).await;
+            let removing = async {
+                remove(&self.engine, container_id).await?;
+                if !spec.runner.is_own() {
+                    // It never ran; the other one had its programs from its volume.
+                    remove(&self.engine, &original::companion_of(spec.kernel)).await?;
+                }
+                Ok::<(), EngineError>(())
+            };
+            let gone = tokio::time::timeout(KILL_DEADLINE, removing).await;
             gone.map_err(|_| {
                 RuntimeError::Start("the engine does not get rid of the container".to_owned())
             })??;
