@@ -45,7 +45,7 @@ const RECONCILE_PERIOD: Duration = Duration::from_secs(10);
 /// How long work that is going on may take to end when the manager stops (`http-api.md` 1.12).
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first heartbeat of an agent is waited for.
-const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
+const REGISTRATION_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where the types of slots are (`data-model.md` 10.1).
 const SLOT_TYPES: &str = "config/resource_slots/";
@@ -224,7 +224,7 @@ impl Manager {
     /// Waits until an agent has registered, which the first heartbeat of one does.
     ///
     /// # Errors
-    /// [`Error::ServiceUnavailable`] when none does within ten seconds.
+    /// [`Error::ServiceUnavailable`] when none does within half a minute.
     pub async fn wait_for_agent(&self) -> Result<()> {
         let mut registered = self.registered.subscribe();
         match tokio::time::timeout(

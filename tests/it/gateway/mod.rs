@@ -22,7 +22,9 @@ use tempfile::TempDir;
 use crate::server::bai;
 
 /// How long any condition may take to come true.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between looks: who only yields takes the time from what is waited for.
+const POLL: Duration = Duration::from_millis(10);
 
 /// A folder with a `manager.toml` for a small site, without services.
 pub(crate) struct Place {
@@ -161,7 +163,7 @@ impl Daemon {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "the daemon ended: {}", self.log());
             assert!(Instant::now() < deadline, "{what} did not come: {}", self.log());
-            std::thread::yield_now();
+            std::thread::sleep(POLL);
         }
     }
 

@@ -292,7 +292,8 @@ fn an_interpreter_that_dies_is_replaced() {
     }
     // Even while nothing runs.
     session.code("import os, threading, time\nopen('pid', 'w').write(str(os.getpid()))\ndef die():\n    time.sleep(0.05)\n    os._exit(4)\nthreading.Thread(target=die).start()");
-    session.ok("while [ -e /proc/$(cat pid)/exe ]; do sleep 0.01; done");
+    // Until its last thread has let go of everything.
+    session.ok("p=$(cat pid); until set -- /proc/$p/task/*; [ $# = 1 ] && grep -q '^State:.Z' /proc/$p/status; do sleep 0.01; done");
     let said = session.code("6 * 7");
     assert_eq!((said.out.as_str(), said.code), ("42", Some(0)));
     assert!(said.err.contains("exited with code 4"), "{said:?}");

@@ -11,8 +11,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bai_model::AccessKey;
+use bai_store::Store;
 use bai_testkit::cast::{self, Role};
 use bai_testkit::services::{Etcd, Missing, Postgres, Redis};
+use chrono::Utc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -60,6 +63,11 @@ pub async fn measure() -> Result<()> {
     let load = manager.load_during(sleep(WATCHED)).await?;
     table.row("heartbeats, of one core", &percent(load), "15 %");
 
+    table.row(
+        "one commit of the database, median",
+        &millis(median(site.commits().await?)),
+        "",
+    );
     let mut single = Requester::new(&site, 0)?.create(0..SINGLE, None).await?;
     single.sort();
     let p99 = single.get(single.len() * 99 / 100).copied().unwrap_or_default();
@@ -233,6 +241,22 @@ impl Site {
         self.postgres.psql("postgres", &sql)?;
         self.postgres.psql("postgres", "VACUUM ANALYZE")?;
         Ok(())
+    }
+
+    /// How long the database takes to keep one small change.
+    async fn commits(&self) -> Result<Vec<Duration>> {
+        let store = Store::open(&self.postgres.uri("postgres")).await?;
+        let used = [(AccessKey::from(requesting(0).as_str()), 1, Utc::now())];
+        let mut times = Vec::new();
+        for _ in 0..SINGLE {
+            let mut tx = store.begin().await?;
+            tx.record_usage(&used).await?;
+            let begun = Instant::now();
+            tx.commit().await?;
+            times.push(begun.elapsed());
+        }
+        store.close().await;
+        Ok(times)
     }
 
     fn config(&self) -> PathBuf {
