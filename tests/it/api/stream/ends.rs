@@ -104,7 +104,13 @@ async fn who_is_deactivated_loses_all_streams() {
         }
         // What was read before is not believed for longer.
         api.clock.advance(CREDENTIAL_TTL);
-        assert_eq!(streams.ended().await, [1008; 4], "{table}");
+        let codes = streams.ended().await;
+        // The end of the other run interrupts this one, which may be first to notice.
+        let of_run = [1000, 1008].contains(&codes[2]);
+        assert!(
+            of_run && codes[..2] == [1008; 2] && codes[3] == 1008,
+            "{table}: {codes:?}"
+        );
         while all.next().await.is_some() {}
         api.psql(&set(true)).await;
         api.clock.advance(CREDENTIAL_TTL);
