@@ -32,8 +32,9 @@ use crate::gateway::cluster::run;
 use crate::gateway::{Daemon, Place as ManagerPlace};
 use crate::server::processes_of;
 
-/// How long the view of the manager may differ from the agents' after a fault is over.
-const CONVERGENCE: Duration = Duration::from_secs(60);
+/// How long the view of the manager may differ from the agents' after a fault is over: what came to an agent late is found
+/// when it is next asked what it runs, which is once a minute.
+const CONVERGENCE: Duration = Duration::from_secs(120);
 /// How long anything else may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the loss of an agent may take to show. `manager.heartbeat-timeout` is 5 seconds, and looks and what they look at
