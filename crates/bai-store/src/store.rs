@@ -87,17 +87,6 @@ impl Store {
         Ok(Self { database })
     }
 
-    /// Begins a unit of work whose loss, should the database's machine crash, is made up for: on PostgreSQL its commit does
-    /// not wait for the disk, and those that come after it are not durable without it.
-    pub async fn begin_repeatable(&self) -> Result<Tx> {
-        let mut tx = self.begin().await?;
-        if self.is_shared() {
-            tx.execute("SET LOCAL synchronous_commit = off", Vec::new())
-                .await?;
-        }
-        Ok(tx)
-    }
-
     /// Begins a unit of work: on SQLite when no other one is writing, on PostgreSQL beside others, which then see what it
     /// locks ([`Tx::lock_placement`]).
     ///

@@ -59,8 +59,7 @@ impl Joint for Start {
 
     async fn do_all(manager: &Manager, starts: &[&Self]) -> Result<Vec<Result<bool>>> {
         let kernels: Vec<KernelId> = starts.iter().map(|start| start.kernel).collect();
-        // Should it be lost, the kernel is created again, which finds it there.
-        let mut tx = manager.store.begin_repeatable().await?;
+        let mut tx = manager.store.begin().await?;
         manager.fence_kernels(&mut tx, &kernels).await?;
         let mut recorded = HashSet::new();
         for from in [KernelStatus::Preparing, KernelStatus::Restarting] {
