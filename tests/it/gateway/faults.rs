@@ -208,9 +208,6 @@ async fn unsigned(request: reqwest::RequestBuilder) -> Result<(), String> {
 /// Begins or ends a fault.
 type Turn = fn(&Site);
 
-/// Requests during a silence, of which most must not wait for the service: if they did, they would take longer than [`LIMIT`].
-const ASKED_IN_SILENCE: usize = 240;
-
 /// Something that happens to a service.
 struct Fault {
     name: &'static str,
@@ -220,8 +217,6 @@ struct Fault {
     refused: &'static [Ask],
     /// What the log says of it, beside the service.
     logged: &'static str,
-    /// The service does not even refuse.
-    is_silence: bool,
 }
 
 /// A service: its faults, and how it is called in answers and in the log.
@@ -243,16 +238,6 @@ const fn fault(
         end,
         refused,
         logged,
-        is_silence: false,
-    }
-}
-
-impl Fault {
-    const fn in_silence(self) -> Self {
-        Self {
-            is_silence: true,
-            ..self
-        }
     }
 }
 
@@ -334,15 +319,13 @@ fn configuration_store() -> Service {
                 (|site| site.before_etcd.hold(), |site| site.before_etcd.pass()),
                 NEEDS_ETCD,
                 "(see etcd.addr or bai.config-store)",
-            )
-            .in_silence(),
+            ),
             fault(
                 "stopped",
                 (|site| site.etcd.pause(), |site| site.etcd.resume()),
                 NEEDS_ETCD,
                 "(see etcd.addr or bai.config-store)",
-            )
-            .in_silence(),
+            ),
             fault(
                 "slow",
                 (|site| slow(&site.before_etcd), |site| site.before_etcd.pass()),
@@ -483,21 +466,6 @@ async fn pass_through(site: &Site, daemon: &mut Daemon, asker: &Asker, service: 
         panic!(
             "{} {} does not show in {refused:?} or {log}",
             service.logged, fault.name
-        );
-    }
-    if fault.is_silence {
-        let asked = async {
-            for _ in 0..ASKED_IN_SILENCE {
-                let said = asker.ask(Ask::Status).await.expect_err("nobody answers");
-                assert!(said.contains(service.answered), "{said}");
-            }
-        };
-        let asked = tokio::time::timeout(LIMIT, asked).await;
-        assert!(
-            asked.is_ok(),
-            "{} {}: requests wait for it",
-            service.logged,
-            fault.name
         );
     }
     tokio::task::block_in_place(|| (fault.end)(site));
