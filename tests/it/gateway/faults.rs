@@ -452,7 +452,9 @@ async fn pass_through(site: &Site, daemon: &mut Daemon, asker: &Asker, service: 
         loop {
             for ask in ALL {
                 let Err(said) = asker.ask(ask).await else { continue };
-                let expected = fault.refused.contains(&ask) && said.contains(service.answered);
+                // Whoever asks is looked up in the database every two seconds.
+                let is_signed = ask == Ask::SetStatus && service.answered.starts_with("the database");
+                let expected = (fault.refused.contains(&ask) || is_signed) && said.contains(service.answered);
                 assert!(expected, "{} {}: {ask:?}: {said}", service.logged, fault.name);
                 refused.retain(|awaited| *awaited != ask);
             }
