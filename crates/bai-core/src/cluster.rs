@@ -275,7 +275,8 @@ impl Manager {
         let Some((member, lease)) = member.and_then(|member| Some((member, member.lease()?))) else {
             return tx.commit().await;
         };
-        tx.claim_new(&names(&kernels), &lease).await?;
+        let duties: Vec<Duty> = kernels.iter().copied().map(Duty::Kernel).collect();
+        tx.claim_new(&names(&duties), &lease).await?;
         tx.commit().await?;
         let new = kernels.into_iter().map(|kernel| (kernel, lease.token));
         member.state().new.extend(new);
@@ -298,34 +299,15 @@ impl Manager {
 
     /// Makes a unit of work one that only the manager that has claimed the work can commit. To come first in it.
     pub(crate) async fn fence(&self, tx: &mut Tx, duty: &Duty) -> Result<()> {
+        self.fence_all(tx, std::slice::from_ref(duty)).await
+    }
+
+    /// As [`Manager::fence`], for several pieces of work.
+    pub(crate) async fn fence_all(&self, tx: &mut Tx, duties: &[Duty]) -> Result<()> {
         let Some(member) = &self.cluster.0 else {
             return Ok(());
         };
-        let name = duty.to_string();
-        match member.lease() {
-            Some(lease) => Ok(tx.fence_claim(&name, &lease).await?),
-            None => Err(bai_store::Error::Fenced { name }.into()),
-        }
-    }
-
-    /// Commits a unit of work that ends the work, whose claim it gives back.
-    pub(crate) async fn commit_and_give_back(&self, mut tx: Tx, duty: &Duty) -> Result<()> {
-        if let Some(lease) = self.cluster.0.as_ref().and_then(Member::lease) {
-            tx.release_claim(&duty.to_string(), &lease).await?;
-        }
-        tx.commit().await?;
-        if let (Some(member), Duty::Kernel(kernel)) = (&self.cluster.0, duty) {
-            member.state().held.remove(kernel);
-        }
-        Ok(())
-    }
-
-    /// As [`Manager::fence`], for the work with several kernels.
-    pub(crate) async fn fence_kernels(&self, tx: &mut Tx, kernels: &[KernelId]) -> Result<()> {
-        let Some(member) = &self.cluster.0 else {
-            return Ok(());
-        };
-        let names = names(kernels);
+        let names = names(duties);
         match (member.lease(), names.first()) {
             (Some(lease), _) => Ok(tx.fence_claims(&names, &lease).await?),
             (None, Some(name)) => Err(bai_store::Error::Fenced { name: name.clone() }.into()),
@@ -333,16 +315,24 @@ impl Manager {
         }
     }
 
-    /// As [`Manager::commit_and_give_back`], for the work with several kernels.
-    pub(crate) async fn commit_and_give_back_kernels(&self, mut tx: Tx, kernels: &[KernelId]) -> Result<()> {
+    /// Commits a unit of work that ends the work, whose claim it gives back.
+    pub(crate) async fn commit_and_give_back(&self, tx: Tx, duty: &Duty) -> Result<()> {
+        self.commit_and_give_back_all(tx, std::slice::from_ref(duty))
+            .await
+    }
+
+    /// As [`Manager::commit_and_give_back`], for several pieces of work.
+    pub(crate) async fn commit_and_give_back_all(&self, mut tx: Tx, duties: &[Duty]) -> Result<()> {
         if let Some(lease) = self.cluster.0.as_ref().and_then(Member::lease) {
-            tx.release_claims(&names(kernels), &lease).await?;
+            tx.release_claims(&names(duties), &lease).await?;
         }
         tx.commit().await?;
         if let Some(member) = &self.cluster.0 {
             let mut state = member.state();
-            for kernel in kernels {
-                state.held.remove(kernel);
+            for duty in duties {
+                if let Duty::Kernel(kernel) = duty {
+                    state.held.remove(kernel);
+                }
             }
         }
         Ok(())
@@ -439,10 +429,6 @@ impl Manager {
     }
 }
 
-/// What the work with these kernels is called.
-fn names(kernels: &[KernelId]) -> Vec<String> {
-    kernels
-        .iter()
-        .map(|kernel| Duty::Kernel(*kernel).to_string())
-        .collect()
+fn names(duties: &[Duty]) -> Vec<String> {
+    duties.iter().map(Duty::to_string).collect()
 }

@@ -81,19 +81,11 @@ impl Tx {
         Ok(())
     }
 
-    /// Makes this unit of work one that can be committed only while the work is claimed under the lease. To come before
-    /// anything else in it that locks.
+    /// Makes this unit of work one that can be committed only while all of this work is claimed under the lease. To come
+    /// before anything else in it that locks.
     ///
     /// # Errors
-    /// [`Error::Fenced`] when somebody else has claimed it, or the claim was given back.
-    pub async fn fence_claim(&mut self, name: &str, lease: &Lease) -> Result<()> {
-        self.fence_claims(&[name.to_owned()], lease).await
-    }
-
-    /// The same of several pieces of work, of which one that is not claimed is enough.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] with the first of them.
+    /// [`Error::Fenced`] with the first piece that somebody else has claimed, or whose claim was given back.
     pub async fn fence_claims(&mut self, names: &[String], lease: &Lease) -> Result<()> {
         let (condition, params) = of_lease(names, lease);
         let sql = format!(
@@ -109,11 +101,6 @@ impl Tx {
             None => Ok(()),
             Some(name) => Err(Error::Fenced { name: name.clone() }),
         }
-    }
-
-    /// Gives a claim back. One that has gone already is left alone.
-    pub async fn release_claim(&mut self, name: &str, lease: &Lease) -> Result<()> {
-        self.release_claims(&[name.to_owned()], lease).await
     }
 
     /// Gives claims back. Those that have gone already are left alone.

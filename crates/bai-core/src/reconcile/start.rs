@@ -58,19 +58,19 @@ impl Joint for Start {
     }
 
     async fn do_all(manager: &Manager, starts: &[&Self]) -> Result<Vec<Result<bool>>> {
-        let kernels: Vec<KernelId> = starts.iter().map(|start| start.kernel).collect();
+        let duties: Vec<Duty> = starts.iter().map(|start| Duty::Kernel(start.kernel)).collect();
         let mut tx = manager.store.begin().await?;
-        manager.fence_kernels(&mut tx, &kernels).await?;
+        manager.fence_all(&mut tx, &duties).await?;
         let mut recorded = HashSet::new();
         for from in [KernelStatus::Preparing, KernelStatus::Restarting] {
             let of_state = starts.iter().filter(|start| start.from == from);
             let of_state: Vec<_> = of_state.map(|start| (start.kernel, &start.ports)).collect();
             recorded.extend(tx.kernels_started(&of_state, &[from]).await?);
         }
-        manager.commit_and_give_back_kernels(tx, &kernels).await?;
-        Ok(kernels
+        manager.commit_and_give_back_all(tx, &duties).await?;
+        Ok(starts
             .iter()
-            .map(|kernel| Ok(recorded.contains(kernel)))
+            .map(|start| Ok(recorded.contains(&start.kernel)))
             .collect())
     }
 }

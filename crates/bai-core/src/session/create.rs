@@ -48,15 +48,11 @@ impl Manager {
         let request = Arc::new(request);
         let owner_key = op.owner(request.owner.as_ref())?;
         let owner = self.session_owner(owner_key).await?;
-        let premises = match self.premises(op, &request, &owner).await {
-            Ok(premises) => premises,
-            Err(error) => return Err(self.first_refusal(&request, &owner, error).await),
-        };
+        let premises = self.premises(op, &request, &owner).await;
+        let premises = self.unless_too_many(&request, &owner, premises).await?;
         for _ in 0..MAX_ATTEMPTS {
-            let endings = match self.admit_session().await {
-                Ok(endings) => endings,
-                Err(error) => return Err(self.first_refusal(&request, &owner, error).await),
-            };
+            let endings = self.admit_session().await;
+            let endings = self.unless_too_many(&request, &owner, endings).await?;
             let reader = self.store.reader();
             let existing = reader.live_kernel_by_name(owner_key, request.name.as_str());
             if let Some(existing) = existing.await? {
@@ -65,11 +61,8 @@ impl Manager {
                     None => continue,
                 }
             }
-            let plan = match self.plan(op, &request, &premises, endings).await {
-                Ok(plan) => plan,
-                Err(error) => return Err(self.first_refusal(&request, &owner, error).await),
-            };
-            let plan = Arc::new(plan);
+            let plan = self.plan(op, &request, &premises, endings).await;
+            let plan = Arc::new(self.unless_too_many(&request, &owner, plan).await?);
             let recorded = match self.join_in(Arc::clone(&plan)).await {
                 // One of that name may have come meanwhile, and be what fills the quota.
                 Err(error) if error.is_refusal() && self.is_name_taken(&request, &owner).await? => {
@@ -94,18 +87,20 @@ impl Manager {
         )))
     }
 
-    /// What a creation that is refused is told. The number of sessions is counted first in the original, but only where one
-    /// would be made; here it is counted when the session is recorded, and before that only to tell the same.
-    async fn first_refusal(&self, request: &SessionCreate, owner: &Identity, error: Error) -> Error {
-        let counted = async {
-            if !self.is_name_taken(request, owner).await? {
-                let reader = self.store.reader();
-                check_concurrency(reader.count_live_sessions(&owner.access_key).await?, owner)?;
-            }
-            Ok(())
-        };
-        let counted: Result<()> = counted.await;
-        counted.err().unwrap_or(error)
+    /// Lets a step of a creation pass, or says why it is refused. The number of sessions is counted first in the original, but
+    /// only where one would be made; here it is counted when the session is recorded, and before that only to tell the
+    /// same.
+    async fn unless_too_many<T>(
+        &self,
+        request: &SessionCreate,
+        owner: &Identity,
+        step: Result<T>,
+    ) -> Result<T> {
+        if step.is_err() && !self.is_name_taken(request, owner).await? {
+            let reader = self.store.reader();
+            check_concurrency(reader.count_live_sessions(&owner.access_key).await?, owner)?;
+        }
+        step
     }
 
     async fn is_name_taken(&self, request: &SessionCreate, owner: &Identity) -> Result<bool> {

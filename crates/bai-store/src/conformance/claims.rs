@@ -22,7 +22,7 @@ async fn claim(store: &Store, lease: &Lease, now: i64) -> bool {
 
 async fn passes(store: &Store, lease: &Lease) -> bool {
     let mut tx = begin(store).await;
-    match tx.fence_claim(WORK, lease).await {
+    match tx.fence_claims(&[WORK.to_owned()], lease).await {
         Ok(()) => true,
         Err(Error::Fenced { name }) => {
             assert_eq!(name, WORK);
@@ -56,13 +56,19 @@ pub async fn claims_live_as_long_as_their_lease(store: Store) {
     assert!(passes(&store, &two).await);
 
     let mut tx = begin(&store).await;
-    tx.release_claim(WORK, &one).await.expect("nothing to give back");
-    tx.fence_claim(WORK, &two).await.expect("the holder");
+    tx.release_claims(&[WORK.to_owned()], &one)
+        .await
+        .expect("nothing to give back");
+    tx.fence_claims(&[WORK.to_owned()], &two)
+        .await
+        .expect("the holder");
     tx.release_lease(&two, at(12)).await.expect("a release");
     tx.commit().await.expect("a commit");
     assert!(claim(&store, &one, 12).await, "who has left has nothing");
     let mut tx = begin(&store).await;
-    tx.release_claim(WORK, &one).await.expect("a release");
+    tx.release_claims(&[WORK.to_owned()], &one)
+        .await
+        .expect("a release");
     tx.commit().await.expect("a commit");
     assert!(!passes(&store, &one).await);
     assert_eq!(reader.claim_on(WORK).await.expect("a look-up"), None);
