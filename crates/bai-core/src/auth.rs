@@ -4,7 +4,7 @@
 //! inactive; a failed login tells nobody which part was wrong, not even by its duration.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bai_model::{AccessKey, DomainName, SecretKey};
@@ -13,9 +13,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{Actor, Error, Identity, Manager, Op, Result};
 
 /// How long a credential is believed without asking the database again.
-pub const CREDENTIAL_TTL: TimeDelta = TimeDelta::seconds(2);
-/// Credentials kept in memory at most; beyond that the cache starts afresh.
-const CREDENTIAL_CACHE_SIZE: usize = 10_000;
+pub const CREDENTIAL_TTL: TimeDelta = crate::fresh::TTL;
+/// Credentials kept in memory at most.
+pub(crate) const CREDENTIALS: usize = 10_000;
 /// Counters that are kept while the database is away.
 const UNWRITTEN_COUNTERS: usize = 100_000;
 /// The window of the rate limit in seconds.
@@ -51,29 +51,6 @@ pub struct Authorized {
 pub struct RateLimit {
     pub limit: u64,
     pub remaining: u64,
-}
-
-/// Credentials by access key, with the time of their reading.
-#[derive(Debug, Default)]
-pub(crate) struct CredentialCache(RwLock<HashMap<AccessKey, Known>>);
-
-/// When a credential was read, and what was found.
-type Known = (DateTime<Utc>, Option<Credential>);
-
-impl CredentialCache {
-    fn get(&self, access_key: &AccessKey, now: DateTime<Utc>) -> Option<Option<Credential>> {
-        let cache = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let (read_at, credential) = cache.get(access_key)?;
-        (now.signed_duration_since(*read_at) < CREDENTIAL_TTL).then(|| credential.clone())
-    }
-
-    fn put(&self, access_key: AccessKey, now: DateTime<Utc>, credential: Option<Credential>) {
-        let mut cache = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CREDENTIAL_CACHE_SIZE {
-            cache.clear();
-        }
-        cache.insert(access_key, (now, credential));
-    }
 }
 
 /// Counters that are not worth a transaction each.
@@ -133,13 +110,14 @@ impl Manager {
         if !access_key.can_exist() {
             return Ok(None);
         }
-        let now = self.clock.now();
-        if let Some(cached) = self.credentials.get(access_key, now) {
-            return Ok(cached);
-        }
+        let reading = match self.credentials.get_of(access_key, self.clock.now()) {
+            Ok(credential) => return Ok(credential),
+            Err(reading) => reading,
+        };
         // In a box, because a query's future is large and this one is part of every request.
         let credential = Box::pin(self.read_credential(access_key)).await?;
-        self.credentials.put(access_key.clone(), now, credential.clone());
+        self.credentials
+            .put_of(access_key.clone(), reading, credential.clone());
         Ok(credential)
     }
 

@@ -9,14 +9,17 @@ use std::sync::{PoisonError, RwLock};
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// How long it is believed, also where nobody can tell of changes.
-const TTL: TimeDelta = TimeDelta::seconds(2);
+pub(crate) const TTL: TimeDelta = TimeDelta::seconds(2);
 
-/// So many things of a kind are known at most.
+/// So many things of a kind are known at most, where nothing else is said.
 const MOST: usize = 4096;
 
 /// One thing, or several of a kind by their keys.
 #[derive(Debug)]
-pub(crate) struct Fresh<T, K = ()>(RwLock<Cached<T, K>>);
+pub(crate) struct Fresh<T, K = ()> {
+    cached: RwLock<Cached<T, K>>,
+    most: usize,
+}
 
 #[derive(Debug)]
 struct Cached<T, K> {
@@ -34,10 +37,21 @@ pub(crate) struct Reading {
 
 impl<T, K> Default for Fresh<T, K> {
     fn default() -> Self {
-        Self(RwLock::new(Cached {
+        Self::of_at_most(MOST)
+    }
+}
+
+impl<T, K> Fresh<T, K> {
+    /// With so many things at most, after which it starts afresh.
+    pub fn of_at_most(most: usize) -> Self {
+        let cached = Cached {
             known: HashMap::new(),
             changes: 0,
-        }))
+        };
+        Self {
+            cached: RwLock::new(cached),
+            most,
+        }
     }
 }
 
@@ -55,7 +69,7 @@ impl<T: Clone> Fresh<T> {
 impl<T: Clone, K: Eq + Hash> Fresh<T, K> {
     /// What is known of `key`, or what to give to [`Fresh::put_of`] with what is read now.
     pub fn get_of(&self, key: &K, now: DateTime<Utc>) -> Result<T, Reading> {
-        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
         match cached.known.get(key) {
             Some((read_at, known)) if now.signed_duration_since(*read_at) < TTL => Ok(known.clone()),
             _ => Err(Reading {
@@ -66,11 +80,11 @@ impl<T: Clone, K: Eq + Hash> Fresh<T, K> {
     }
 
     pub fn put_of(&self, key: K, reading: Reading, value: T) {
-        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         if cached.changes != reading.changes {
             return;
         }
-        if cached.known.len() >= MOST {
+        if cached.known.len() >= self.most {
             cached.known.clear();
         }
         cached.known.insert(key, (reading.at, value));
@@ -78,7 +92,7 @@ impl<T: Clone, K: Eq + Hash> Fresh<T, K> {
 
     /// Something has changed, or may have.
     pub fn forget(&self) {
-        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         cached.known.clear();
         cached.changes += 1;
     }

@@ -11,7 +11,7 @@ use bai_backplane::config::Config;
 use bai_backplane::kv::WatchEvent;
 use bai_model::random::Random;
 use bai_model::time::Clock;
-use bai_model::{AgentId, SlotTypes, SlotUnit};
+use bai_model::{AccessKey, AgentId, SlotTypes, SlotUnit};
 use bai_proto::agent::AgentRpc;
 use bai_proto::event::AgentEvent;
 use bai_proto::rpc::AgentOptions;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::Agents;
-use crate::auth::{CredentialCache, UsageLedger};
+use crate::auth::{CREDENTIALS, Credential, UsageLedger};
 use crate::cluster::{Cluster, Duty};
 use crate::event::Endings;
 use crate::fresh::Fresh;
@@ -78,7 +78,8 @@ pub struct Manager {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
-    pub(crate) credentials: CredentialCache,
+    /// By access key; nothing for one that gets in nowhere.
+    pub(crate) credentials: Fresh<Option<Credential>, AccessKey>,
     pub(crate) usage: UsageLedger,
     pub(crate) status: Fresh<ManagerStatus>,
     /// How often all sessions had been told to end when it was last seen that sessions may begin.
@@ -131,7 +132,7 @@ impl Manager {
             broker: options.broker,
             clock: options.clock,
             random: options.random,
-            credentials: CredentialCache::default(),
+            credentials: Fresh::of_at_most(CREDENTIALS),
             usage: UsageLedger::default(),
             status: Fresh::default(),
             admission: Fresh::default(),

@@ -390,20 +390,6 @@ impl Tx {
             .await
     }
 
-    /// As [`Tx::kernels_started`], of one. False means that it was in none of the states `from` any more.
-    ///
-    /// # Errors
-    /// [`crate::Error::TooLong`].
-    pub async fn kernel_started(
-        &mut self,
-        kernel: KernelId,
-        from: &[KernelStatus],
-        ports: &KernelPorts,
-    ) -> Result<bool> {
-        let started = self.kernels_started(&[(kernel, ports)], from).await?;
-        Ok(!started.is_empty())
-    }
-
     /// Records that kernels run, and where each does; gives those that were in one of the states `from` until now.
     ///
     /// # Errors
