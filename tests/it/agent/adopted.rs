@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Place;
-use crate::gateway::cluster::{Services, fixture, run};
+use crate::gateway::cluster::Services;
 
 const ID: &str = "i-moved";
 const KERNEL: &str = "5e551011-0000-4000-8000-000000001906";
@@ -63,21 +63,9 @@ async fn move_host(docker: &Docker) {
 
     let database = services.postgres.database(None);
     let manager = services.place(&database, "");
-    run(&manager, &["schema", "oneshot"]);
-    let mut rows = fixture();
-    let group = "00000000-0000-4000-8000-000000000001";
-    let user = rows["users"][0]["uuid"].as_str().unwrap().to_owned();
-    rows["groups"] = json!([{
-        "id": group, "name": "default", "is_active": true, "domain_name": "default", "total_resource_slots": {},
-    }]);
-    rows["association_groups_users"] = json!([{ "group_id": group, "user_id": user }]);
-    let file = manager.path("fixture.json");
-    fs::write(&file, rows.to_string()).unwrap();
-    run(&manager, &["fixture", "populate", file.to_str().unwrap()]);
-    run(
-        &manager,
-        &["etcd", "put", "config/redis/addr", &services.redis.address()],
-    );
+    let rows = services.set_up(&manager);
+    let (group, user) = (&rows["groups"][0]["id"], &rows["users"][0]["uuid"]);
+    let (group, user) = (group.as_str().unwrap(), user.as_str().unwrap());
     // What the manager has of a host of 19.06 and its session.
     let address = host.endpoint();
     for statement in [

@@ -1,15 +1,12 @@
 //! A whole site: `bai gateway` on PostgreSQL, etcd and Redis, a separate `bai agent` with Docker, and the published clients.
 
-use std::fs;
-
 use bai_testkit::services::{Docker, rootfs};
-use serde_json::json;
 
 use super::Place;
-use crate::gateway::cluster::{Services, fixture, run};
+use crate::gateway::cluster::{Services, run};
 use crate::published::{Keypair, Published};
 
-/// Of [`fixture`].
+/// Of [`Services::set_up`].
 const ADMIN: Keypair<'_> = ("AKIATESTTESTTESTTEST", "test");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,20 +29,7 @@ async fn clients_use_sessions_in_containers_of_another_host() {
 
     let database = services.postgres.database(None);
     let manager = services.place(&database, "");
-    run(&manager, &["schema", "oneshot"]);
-    let mut rows = fixture();
-    let group = "00000000-0000-4000-8000-000000000001";
-    rows["groups"] = json!([{
-        "id": group, "name": "default", "is_active": true, "domain_name": "default", "total_resource_slots": {},
-    }]);
-    rows["association_groups_users"] = json!([{ "group_id": group, "user_id": rows["users"][0]["uuid"] }]);
-    let file = manager.path("fixture.json");
-    fs::write(&file, rows.to_string()).unwrap();
-    run(&manager, &["fixture", "populate", file.to_str().unwrap()]);
-    run(
-        &manager,
-        &["etcd", "put", "config/redis/addr", &services.redis.address()],
-    );
+    services.set_up(&manager);
     let mut gateway = manager.start(&[]);
 
     let mut host = Place::with_runtime(

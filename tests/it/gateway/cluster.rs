@@ -4,7 +4,7 @@ use std::fs;
 
 use bai_testkit::services::postgres::Database;
 use bai_testkit::services::{Etcd, Missing, Postgres, Redis};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{PATIENCE, Place};
 
@@ -54,6 +54,26 @@ impl Services {
         );
         place
     }
+
+    /// Sets a site up with [`fixture`] and a group for its user; gives what was loaded.
+    pub(crate) fn set_up(&self, place: &Place) -> Value {
+        run(place, &["schema", "oneshot"]);
+        run(
+            place,
+            &["etcd", "put", "config/redis/addr", &self.redis.address()],
+        );
+        let mut rows = fixture();
+        let group = "2de2b969-1d04-48a6-af16-0bc8adb3c831";
+        rows["groups"] = json!([{
+            "id": group, "name": "default", "is_active": true, "domain_name": "default", "total_resource_slots": {},
+        }]);
+        rows["association_groups_users"] =
+            json!([{ "group_id": group, "user_id": rows["users"][0]["uuid"] }]);
+        let file = place.path("fixture.json");
+        fs::write(&file, rows.to_string()).unwrap();
+        run(place, &["fixture", "populate", file.to_str().unwrap()]);
+        rows
+    }
 }
 
 pub(crate) fn run(place: &Place, words: &[&str]) -> String {
@@ -79,7 +99,7 @@ fn log_in(place: &Place) -> (u16, Option<String>, String) {
 }
 
 /// A user who may log in.
-pub(crate) fn fixture() -> serde_json::Value {
+fn fixture() -> Value {
     let user = "f38dea23-50fa-42a0-b5ae-338f5f4693f4";
     json!({
         "domains": [{ "name": "default", "is_active": true }],

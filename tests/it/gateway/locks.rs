@@ -1,7 +1,6 @@
 //! A read takes no row lock and waits for none: who looks at sessions does not slow down what creates and ends them, nor is
 //! slowed down by it.
 
-use std::fs;
 use std::time::Duration;
 
 use bai::client::Client;
@@ -11,7 +10,7 @@ use bai_store::{Error, Store, StoreOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::cluster::{Services, fixture, run};
+use super::cluster::Services;
 
 /// Every request that only reads, with `looked-at` for the session. A new `GET` is in it by itself.
 fn reads() -> Vec<(Method, String, Option<Value>)> {
@@ -63,18 +62,7 @@ async fn reads_take_no_row_lock_and_wait_for_none() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().display();
     let place = services.place(&database, &format!("data-dir = '{data}'\nlocal-agent = true"));
-    run(&place, &["schema", "oneshot"]);
-    let redis = services.redis.address();
-    run(&place, &["etcd", "put", "config/redis/addr", &redis]);
-    let file = folder.path().join("fixture.json");
-    let mut rows = fixture();
-    rows["groups"] = json!([{ "id": "2de2b969-1d04-48a6-af16-0bc8adb3c831", "name": "default", "domain_name": "default",
-        "is_active": true }]);
-    rows["association_groups_users"] = json!([{
-        "user_id": rows["users"][0]["uuid"], "group_id": rows["groups"][0]["id"],
-    }]);
-    fs::write(&file, rows.to_string()).unwrap();
-    run(&place, &["fixture", "populate", file.to_str().unwrap()]);
+    services.set_up(&place);
 
     let daemon = place.start(&[]);
     let key = SecretKey::new("test".to_owned());

@@ -94,20 +94,11 @@ async fn what_the_embedded_runner_says_is_understood() {
         build: Some("exit 2".to_owned()),
         exec: Some("echo never".to_owned()),
     };
-    let mut reply = site.execute(kernel, "batch", ExecuteMode::Batch, "", batch).await;
-    let mut ends = vec![(reply.status, reply.exit_code)];
-    while reply.status != RunStatus::Finished {
-        reply = site
-            .execute(
-                kernel,
-                "batch",
-                ExecuteMode::Continue,
-                "",
-                BatchOptions::default(),
-            )
-            .await;
-        ends.push((reply.status, reply.exit_code));
-    }
+    let replies = site.batch(kernel, "batch", batch).await;
+    let ends: Vec<_> = replies
+        .iter()
+        .map(|reply| (reply.status, reply.exit_code))
+        .collect();
     let expected = [
         (RunStatus::CleanFinished, Some(0)),
         (RunStatus::BuildFinished, Some(2)),
@@ -475,25 +466,12 @@ async fn runs(site: &Site, kernel: KernelId) {
         build: Some("echo built".to_owned()),
         exec: Some("echo of a batch; exit 3".to_owned()),
     };
-    let mut reply = site.execute(kernel, "batch", ExecuteMode::Batch, "", batch).await;
-    let mut said = printed(&reply);
-    let mut statuses = vec![reply.status];
-    while reply.status != RunStatus::Finished {
-        reply = site
-            .execute(
-                kernel,
-                "batch",
-                ExecuteMode::Continue,
-                "",
-                BatchOptions::default(),
-            )
-            .await;
-        said.push_str(&printed(&reply));
-        statuses.push(reply.status);
-    }
+    let replies = site.batch(kernel, "batch", batch).await;
+    let said: String = replies.iter().map(printed).collect();
+    let statuses: Vec<_> = replies.iter().map(|reply| reply.status).collect();
     // This runner does not know the step `clean`.
     assert_eq!(statuses, [RunStatus::BuildFinished, RunStatus::Finished]);
-    assert_eq!(reply.exit_code, Some(3));
+    assert_eq!(replies[1].exit_code, Some(3));
     assert!(
         said.contains("built\n") && said.contains("of a batch\n"),
         "{said}"
@@ -529,15 +507,7 @@ async fn runs(site: &Site, kernel: KernelId) {
         said.push_str(&printed(&reply));
     }
     site.agent.interrupt_kernel(kernel).await.expect("interrupted");
-    let reply = site
-        .execute(
-            kernel,
-            "endless",
-            ExecuteMode::Continue,
-            "",
-            BatchOptions::default(),
-        )
-        .await;
+    let reply = site.go_on(kernel, "endless").await;
     assert_eq!(reply.status, RunStatus::Finished);
 
     let options = json!({ "row": 0, "col": 3, "line": "pri", "post": "" });

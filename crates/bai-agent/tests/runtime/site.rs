@@ -13,7 +13,7 @@ use bai_model::time::Clock;
 use bai_model::{AgentId, KernelId, RunId};
 use bai_proto::agent::{
     AgentRpc, BatchOptions, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, KernelConfig,
-    KernelCreated,
+    KernelCreated, RunStatus,
 };
 use bai_proto::event::{AgentEvent, AgentImage};
 use bai_proto::pty::Terminal;
@@ -156,6 +156,24 @@ impl Site {
         };
         let executed = soon(self.agent.execute(kernel, request)).await;
         executed.expect("executed").expect("a kernel")
+    }
+
+    /// What else a run has to say.
+    pub async fn go_on(&self, kernel: KernelId, run: &str) -> ExecuteReply {
+        self.execute(kernel, run, ExecuteMode::Continue, "", BatchOptions::default())
+            .await
+    }
+
+    /// Runs a batch to its end: every answer.
+    pub async fn batch(&self, kernel: KernelId, run: &str, steps: BatchOptions) -> Vec<ExecuteReply> {
+        let mut reply = self.execute(kernel, run, ExecuteMode::Batch, "", steps).await;
+        let mut replies = Vec::new();
+        while reply.status != RunStatus::Finished {
+            let next = self.go_on(kernel, run).await;
+            replies.push(std::mem::replace(&mut reply, next));
+        }
+        replies.push(reply);
+        replies
     }
 
     pub async fn query(&self, kernel: KernelId, code: &str) -> ExecuteReply {

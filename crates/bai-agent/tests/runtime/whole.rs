@@ -8,7 +8,7 @@ use std::time::Duration;
 use bai_agent::Images;
 use bai_agent::runtime::Runtime;
 use bai_model::{KernelId, RunId};
-use bai_proto::agent::{AgentRpc, BatchOptions, ExecuteMode, ExecuteRequest, Mount, RunStatus};
+use bai_proto::agent::{AgentRpc, BatchOptions, ExecuteMode, ExecuteRequest, Mount};
 use bai_proto::event::AgentImage;
 use bytes::Bytes;
 
@@ -204,16 +204,7 @@ async fn batch(site: &Site, id: KernelId, build: Option<&str>, exec: &str) -> (S
         exec: Some(exec.to_owned()),
     };
     let run = RunId::generate(site.random.as_ref(), 32);
-    let mut reply = site
-        .execute(id, run.as_str(), ExecuteMode::Batch, "", steps)
-        .await;
-    let mut said = printed(&reply);
-    while reply.status != RunStatus::Finished {
-        let none = BatchOptions::default();
-        reply = site
-            .execute(id, run.as_str(), ExecuteMode::Continue, "", none)
-            .await;
-        said.push_str(&printed(&reply));
-    }
-    (said, reply.exit_code)
+    let replies = site.batch(id, run.as_str(), steps).await;
+    let said = replies.iter().map(printed).collect();
+    (said, replies.last().and_then(|reply| reply.exit_code))
 }
