@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Guardian, Missing, find_program, rootfs, tail};
+use super::{Guardian, Missing, find_program, may_mount, rootfs, tail};
 
 /// How often the engine is asked whether it is ready, and how many times in all.
 const POLL: Duration = Duration::from_millis(20);
@@ -50,11 +50,7 @@ impl Docker {
     /// # Errors
     /// As [`Docker::start`], or when this may not mount.
     pub fn start_on_disk(bytes: u64) -> Result<Self, Missing> {
-        let mounts = ["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"];
-        let may_mount = Command::new("unshare").args(mounts).output();
-        if !may_mount.is_ok_and(|output| output.status.success()) {
-            return Err(Missing("mounting a small disk takes root".to_owned()));
-        }
+        may_mount()?;
         Self::start_with(Some(bytes), false)
     }
 

@@ -44,6 +44,19 @@ impl fmt::Display for Missing {
     }
 }
 
+/// Whether a server can be given a small disk of its own.
+///
+/// # Errors
+/// [`Missing`] where nothing may be mounted.
+pub(crate) fn may_mount() -> Result<(), Missing> {
+    let mounts = ["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"];
+    let mounted = std::process::Command::new("unshare").args(mounts).output();
+    if mounted.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    Err(Missing("mounting a small disk takes root".to_owned()))
+}
+
 /// The executable of this name on `PATH` or below one of `also`.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Certificates, Guardian, Missing, find_program, free_port, tail};
+use super::{Certificates, Guardian, Missing, find_program, free_port, may_mount, tail};
 
 /// The password of the superuser.
 pub const PASSWORD: &str = "not-a-secret";
@@ -157,11 +157,7 @@ impl Postgres {
     /// As [`Postgres::start`].
     pub fn start_on_disk_of(bytes: u64) -> Result<Self, Missing> {
         let programs = Programs::find()?;
-        let mounts = ["--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"];
-        let may_mount = Command::new("unshare").args(mounts).output();
-        if !may_mount.is_ok_and(|output| output.status.success()) {
-            return Err(Missing("mounting a small disk takes root".to_owned()));
-        }
+        may_mount()?;
         let started = Self::make(
             programs,
             Options {
