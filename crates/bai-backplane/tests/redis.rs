@@ -187,7 +187,7 @@ async fn everything_goes_on_after_a_restart() {
     let lock = broker.try_lock("job", TTL).await.expect("lock").expect("free");
     broker.hit("AK", now(), WINDOW).await.expect("hit");
     broker
-        .append("s", Bytes::from_static(b"1"), 10)
+        .append("s", &[Bytes::from_static(b"1")], 10)
         .await
         .expect("append");
     redis.kill();
@@ -223,13 +223,13 @@ async fn everything_goes_on_after_a_restart() {
         Message::Payload(Bytes::from_static(b"again"))
     );
     let id = broker
-        .append("s", Bytes::from_static(b"2"), 10)
+        .append("s", &[Bytes::from_static(b"2")], 10)
         .await
         .expect("append");
     let entries = soon("an entry", broker.follow("s", EntryId::START, 10))
         .await
         .expect("follow");
-    assert_eq!(entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), id);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,7 +261,7 @@ async fn losing_everything_under_load_hurts_nobody() {
                     .await
                     .expect("set");
                 broker
-                    .append("all", Bytes::from(key.clone()), 10)
+                    .append("all", &[Bytes::from(key.clone())], 10)
                     .await
                     .expect("append");
                 let lock = broker.lock(&format!("l{}", round % 3), TTL).await.expect("lock");
@@ -431,7 +431,7 @@ async fn a_full_server_is_told_and_made_up_for() {
         refused(broker.add("n", 1).await.map(|_| ()));
         refused(broker.hit("AK", now(), WINDOW).await.map(|_| ()));
         refused(broker.try_lock("l", TTL).await.map(|_| ()));
-        refused(broker.append("s", Bytes::new(), 1).await.map(|_| ()));
+        refused(broker.append("s", &[Bytes::new()], 1).await.map(|_| ()));
         assert_eq!(broker.get("x").await, Ok(Some(Bytes::from_static(b"1"))));
         redis.make_room();
         assert!(broker.hit("AK", now(), WINDOW).await.is_ok());

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bai_backplane::broker::EntryId;
 use bai_model::{AccessKey, KernelId};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
@@ -154,10 +155,8 @@ impl Manager {
             let published: Result<()> = async {
                 let kernels: Vec<KernelId> = batch.iter().map(|announcement| announcement.kernel).collect();
                 let names = self.store.reader().session_names(&kernels).await?;
-                for announcement in batch.drain(..) {
-                    let Some((session, owner)) = names.get(&announcement.kernel) else {
-                        continue;
-                    };
+                let payloads = batch.drain(..).filter_map(|announcement| {
+                    let (session, owner) = names.get(&announcement.kernel)?;
                     let event = SessionEvent {
                         id: String::new(),
                         event: announcement.event,
@@ -166,9 +165,10 @@ impl Manager {
                         owner: owner.clone(),
                         reason: announcement.reason,
                     };
-                    let payload = serde_json::to_vec(&event).unwrap_or_default();
-                    self.broker.append(STREAM, payload.into(), KEPT).await?;
-                }
+                    Some(Bytes::from(serde_json::to_vec(&event).unwrap_or_default()))
+                });
+                let payloads: Vec<Bytes> = payloads.collect();
+                self.broker.append(STREAM, &payloads, KEPT).await?;
                 Ok(())
             }
             .await;

@@ -134,8 +134,9 @@ pub struct StreamEntry {
 /// missed belongs in the database.
 #[async_trait]
 pub trait Streams: Send + Sync {
-    /// Appends an entry and trims the oldest beyond `max_len`. Ids grow strictly within a stream.
-    async fn append(&self, stream: &str, payload: Bytes, max_len: usize) -> Result<EntryId>;
+    /// Appends entries, one after the other, between which those of others may come, and trims the oldest beyond `max_len`;
+    /// says their ids, which grow strictly within a stream.
+    async fn append(&self, stream: &str, payloads: &[Bytes], max_len: usize) -> Result<Vec<EntryId>>;
 
     /// Up to `limit` entries after `after`, oldest first; nothing when there are none yet.
     async fn read(&self, stream: &str, after: EntryId, limit: usize) -> Result<Vec<StreamEntry>>;

@@ -303,14 +303,12 @@ pub async fn streams_are_read_from_anywhere(subject: &Subjects) {
     let broker = &*subject.it;
     assert_eq!(broker.read("t", EntryId::START, 10).await, Ok(Vec::new()));
     let mut ids = Vec::new();
-    for number in 0..6 {
-        ids.push(
-            broker
-                .append("t", bytes(&number.to_string()), 100)
-                .await
-                .expect("append"),
-        );
-        if number == 2 {
+    for numbers in [&["0"][..], &[], &["1", "2", "3"], &["4"], &["5"]] {
+        let payloads: Vec<Bytes> = numbers.iter().map(|number| bytes(number)).collect();
+        let appended = broker.append("t", &payloads, 100).await.expect("append");
+        assert_eq!(appended.len(), numbers.len());
+        ids.extend(appended);
+        if numbers.contains(&"2") {
             subject.time.pass(Duration::from_secs(1)).await;
         }
     }
@@ -337,7 +335,7 @@ pub async fn streams_are_trimmed(subject: &Subjects) {
     for number in 0..50 {
         subject
             .it
-            .append("trim", bytes(&number.to_string()), 3)
+            .append("trim", &[bytes(&number.to_string())], 3)
             .await
             .expect("append");
     }
@@ -348,7 +346,11 @@ pub async fn streams_are_trimmed(subject: &Subjects) {
 
 /// Following gives what is there at once, and otherwise the next entry of this very stream.
 pub async fn a_follower_waits_for_the_next_entry(subject: &Subjects) {
-    let id = subject.it.append("follow", bytes("1"), 10).await.expect("append");
+    let id = subject
+        .it
+        .append("follow", &[bytes("1")], 10)
+        .await
+        .expect("append")[0];
     let there = soon("an entry", subject.it.follow("follow", EntryId::START, 10))
         .await
         .expect("follow");
@@ -357,11 +359,15 @@ pub async fn a_follower_waits_for_the_next_entry(subject: &Subjects) {
     assert!(waiting.as_mut().now_or_never().is_none());
     subject
         .it
-        .append("unrelated", bytes("x"), 10)
+        .append("unrelated", &[bytes("x")], 10)
         .await
         .expect("append");
     assert!(waiting.as_mut().now_or_never().is_none());
-    subject.it.append("follow", bytes("2"), 10).await.expect("append");
+    subject
+        .it
+        .append("follow", &[bytes("2")], 10)
+        .await
+        .expect("append");
     let entries = soon("the next entry", waiting).await.expect("follow");
     assert_eq!(
         entries

@@ -217,14 +217,17 @@ impl PubSub for MemoryBroker {
 
 #[async_trait]
 impl Streams for MemoryBroker {
-    async fn append(&self, stream: &str, payload: Bytes, max_len: usize) -> Result<EntryId> {
+    async fn append(&self, stream: &str, payloads: &[Bytes], max_len: usize) -> Result<Vec<EntryId>> {
         let now = self.clock.now();
-        let id = enter(&self.streams)
-            .entry(stream.to_owned())
-            .or_default()
-            .append(payload, max_len, now);
+        let mut streams = enter(&self.streams);
+        let log = streams.entry(stream.to_owned()).or_default();
+        let ids = payloads
+            .iter()
+            .map(|payload| log.append(payload.clone(), max_len, now))
+            .collect();
+        drop(streams);
         self.appended.send_replace(());
-        Ok(id)
+        Ok(ids)
     }
 
     async fn read(&self, stream: &str, after: EntryId, limit: usize) -> Result<Vec<StreamEntry>> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
+    ServerErrorKind,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -27,6 +28,22 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::fro
 pub(super) enum Repeat {
     Yes,
     No,
+}
+
+/// What is sent in one go.
+#[derive(Clone, Copy)]
+enum Question<'a> {
+    Command(&'a Cmd),
+    Commands(&'a Pipeline),
+}
+
+impl Question<'_> {
+    async fn put_to<T: FromRedisValue>(self, connection: &mut MultiplexedConnection) -> RedisResult<T> {
+        match self {
+            Self::Command(command) => command.query_async(connection).await,
+            Self::Commands(commands) => commands.query_async(connection).await,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -70,7 +87,16 @@ impl Lane {
 
     /// One command, one answer.
     pub async fn ask<T: FromRedisValue>(&self, repeat: Repeat, command: &Cmd) -> Result<T> {
-        let answer = self.attempt(repeat, command).await;
+        self.answer(repeat, Question::Command(command)).await
+    }
+
+    /// Several commands that are sent together, and their answers.
+    pub async fn ask_all<T: FromRedisValue>(&self, repeat: Repeat, commands: &Pipeline) -> Result<T> {
+        self.answer(repeat, Question::Commands(commands)).await
+    }
+
+    async fn answer<T: FromRedisValue>(&self, repeat: Repeat, question: Question<'_>) -> Result<T> {
+        let answer = self.attempt(repeat, question).await;
         answer.map_err(|failure| failure.into_error(&self.server.service))
     }
 
@@ -82,7 +108,8 @@ impl Lane {
         key: &str,
         arguments: &[String],
     ) -> Result<T> {
-        match self.attempt(repeat, &script.by_hash(key, arguments)).await {
+        let by_hash = script.by_hash(key, arguments);
+        match self.attempt(repeat, Question::Command(&by_hash)).await {
             Err(Failure::Said(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 self.ask(repeat, &script.by_text(key, arguments)).await
             }
@@ -93,7 +120,7 @@ impl Lane {
     async fn attempt<T: FromRedisValue>(
         &self,
         repeat: Repeat,
-        command: &Cmd,
+        question: Question<'_>,
     ) -> std::result::Result<T, Failure> {
         let deadline = self.server.deadline;
         let end = Instant::now() + deadline;
@@ -103,7 +130,7 @@ impl Lane {
                 Ok(connected) => connected.map_err(Failure::Unreachable)?,
                 Err(_) => return Err(Failure::Silent(deadline)),
             };
-            match timeout_at(end, command.query_async(&mut connection)).await {
+            match timeout_at(end, question.put_to(&mut connection)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) if breaks_connection(&error) => {
                     self.drop_connection(number).await;

@@ -53,17 +53,24 @@ impl Followers {
 
 #[async_trait]
 impl Streams for RedisBroker {
-    async fn append(&self, stream: &str, payload: Bytes, max_len: usize) -> Result<EntryId> {
-        let mut append = Cmd::new();
-        append
-            .arg("XADD")
-            .arg(key(stream))
-            .arg("MAXLEN")
-            .arg("=")
-            .arg(max_len);
-        append.arg("*").arg(FIELD).arg(&payload[..]);
-        let id: String = self.own.ask(Repeat::No, &append).await?;
-        entry_id(&id)
+    async fn append(&self, stream: &str, payloads: &[Bytes], max_len: usize) -> Result<Vec<EntryId>> {
+        if payloads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut append = redis::pipe();
+        for payload in payloads {
+            append
+                .cmd("XADD")
+                .arg(key(stream))
+                .arg("MAXLEN")
+                .arg("=")
+                .arg(max_len)
+                .arg("*")
+                .arg(FIELD)
+                .arg(&payload[..]);
+        }
+        let ids: Vec<String> = self.own.ask_all(Repeat::No, &append).await?;
+        ids.iter().map(|id| entry_id(id)).collect()
     }
 
     async fn read(&self, stream: &str, after: EntryId, limit: usize) -> Result<Vec<StreamEntry>> {
