@@ -4,6 +4,8 @@
 //! Not here: anything of a real agent (`bai-agent`), of which they share the protocol alone.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
+use bai_model::time::Clock as _;
 use bai_model::{AgentId, KernelId, ResourceSlot, RunId, SlotTypes};
 use bai_proto::agent::{
     AgentError, AgentRpc, ConsoleItem, ExecuteMode, ExecuteReply, ExecuteRequest, FileListing, KernelConfig,
@@ -50,6 +53,8 @@ pub struct Simulation {
     pub images: Vec<(String, String)>,
     /// Between heartbeats.
     pub beat: Duration,
+    /// Where it is written when each kernel was to be made: microseconds since 1970, a line each.
+    pub creations: Option<Arc<File>>,
 }
 
 /// Agents that run until [`Simulated::stop`].
@@ -98,6 +103,7 @@ impl Simulation {
             kernels: Mutex::default(),
             ports,
             events,
+            creations: self.creations.clone(),
         };
         let options = ServerOptions::new(Arc::new(SystemClock), random.clone());
         let server = RpcServer::bind(SocketAddr::new(self.listen, 0), Arc::new(agent), options).await;
@@ -217,6 +223,7 @@ struct SimulatedAgent {
     kernels: Mutex<HashSet<KernelId>>,
     ports: Arc<Ports>,
     events: mpsc::Sender<AgentEvent>,
+    creations: Option<Arc<File>>,
 }
 
 impl SimulatedAgent {
@@ -271,6 +278,12 @@ impl AgentRpc for SimulatedAgent {
         kernel: KernelId,
         _config: KernelConfig,
     ) -> Result<KernelCreated, AgentError> {
+        if let Some(mut creations) = self.creations.as_deref() {
+            let line = format!("{}\n", SystemClock.now().timestamp_micros());
+            if let Err(error) = creations.write_all(line.as_bytes()) {
+                tracing::warn!(%error, "the time of a creation could not be written down");
+            }
+        }
         self.kernels().insert(kernel);
         for event in [
             AgentEvent::KernelPreparing { kernel },
@@ -423,6 +436,7 @@ mod tests {
             images: vec![("index.docker.io/a/b:1".to_owned(), "sha256:0".to_owned())],
             // So long that only the first one is heard.
             beat: Duration::from_secs(3600),
+            creations: None,
         };
         let agents = simulation.start(1).await.expect("agents");
         agents.connected().await;

@@ -1,6 +1,9 @@
 //! `bai simulate-agents`: many agents in one process that run nothing, to see what a manager makes of them.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -61,6 +64,9 @@ pub struct Args {
     /// Seconds between heartbeats
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     beat: f64,
+    /// Write down when each session was to be made: microseconds since 1970, a line each
+    #[arg(long, value_name = "FILE")]
+    creations: Option<PathBuf>,
 }
 
 /// Simulates until SIGINT or SIGTERM.
@@ -122,6 +128,9 @@ fn simulation(args: &Args) -> Result<Simulation> {
         Some((name, digest)) => (name.to_owned(), digest.to_owned()),
         None => (text.clone(), String::new()),
     };
+    let creations = args.creations.as_ref().map(|path| {
+        File::create(path).with_context(|| format!("--creations: {} cannot be written", path.display()))
+    });
     Ok(Simulation {
         manager,
         listen: args.listen,
@@ -130,6 +139,7 @@ fn simulation(args: &Args) -> Result<Simulation> {
         slots: ResourceSlot::from_stored(&slots).0,
         images: args.images.iter().map(image).collect(),
         beat: Duration::from_secs_f64(args.beat),
+        creations: creations.transpose()?.map(Arc::new),
     })
 }
 
@@ -180,6 +190,7 @@ mod tests {
             (&["--beat", "0"], "--beat must be"),
             (&["--beat", "nan"], "--beat must be"),
             (&["--mem", "inf"], "--mem must be a size"),
+            (&["--creations", "/nowhere/x"], "/nowhere/x cannot be written"),
         ] {
             let text = refused(words);
             assert!(text.contains(expected), "{words:?}: {text}");
