@@ -299,33 +299,37 @@ impl Manager {
 
     /// Makes a unit of work one that only the manager that has claimed the work can commit. To come first in it.
     pub(crate) async fn fence(&self, tx: &mut Tx, duty: &Duty) -> Result<()> {
-        self.fence_all(tx, std::slice::from_ref(duty)).await
+        let duties = std::slice::from_ref(duty);
+        match self.under_lease(duties)? {
+            Some((names, lease)) => Ok(tx.fence_claims(&names, &lease).await?),
+            None => Ok(()),
+        }
     }
 
-    /// As [`Manager::fence`], for several pieces of work.
-    pub(crate) async fn fence_all(&self, tx: &mut Tx, duties: &[Duty]) -> Result<()> {
+    /// As [`Manager::fence`], of a unit of work that ends the work: the claims are given back with it. To be committed by
+    /// [`Manager::commit_end`].
+    pub(crate) async fn fence_end(&self, tx: &mut Tx, duties: &[Duty]) -> Result<()> {
+        match self.under_lease(duties)? {
+            Some((names, lease)) => Ok(tx.end_claims(&names, &lease).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The claims on this work, and the lease; nothing for a manager that is alone.
+    fn under_lease(&self, duties: &[Duty]) -> Result<Option<(Vec<String>, Lease)>> {
         let Some(member) = &self.cluster.0 else {
-            return Ok(());
+            return Ok(None);
         };
         let names = names(duties);
         match (member.lease(), names.first()) {
-            (Some(lease), _) => Ok(tx.fence_claims(&names, &lease).await?),
+            (Some(lease), _) => Ok(Some((names, lease))),
             (None, Some(name)) => Err(bai_store::Error::Fenced { name: name.clone() }.into()),
-            (None, None) => Ok(()),
+            (None, None) => Ok(None),
         }
     }
 
-    /// Commits a unit of work that ends the work, whose claim it gives back.
-    pub(crate) async fn commit_and_give_back(&self, tx: Tx, duty: &Duty) -> Result<()> {
-        self.commit_and_give_back_all(tx, std::slice::from_ref(duty))
-            .await
-    }
-
-    /// As [`Manager::commit_and_give_back`], for several pieces of work.
-    pub(crate) async fn commit_and_give_back_all(&self, mut tx: Tx, duties: &[Duty]) -> Result<()> {
-        if let Some(lease) = self.cluster.0.as_ref().and_then(Member::lease) {
-            tx.release_claims(&names(duties), &lease).await?;
-        }
+    /// Commits a unit of work that gave claims back.
+    pub(crate) async fn commit_end(&self, tx: Tx, duties: &[Duty]) -> Result<()> {
         tx.commit().await?;
         if let Some(member) = &self.cluster.0 {
             let mut state = member.state();
@@ -338,18 +342,23 @@ impl Manager {
         Ok(())
     }
 
+    /// Gives back the claim on work, if it is there.
+    async fn release(&self, duty: &Duty) -> Result<()> {
+        let duties = std::slice::from_ref(duty);
+        let mut tx = self.store.begin().await?;
+        if let Some(lease) = self.cluster.0.as_ref().and_then(Member::lease) {
+            tx.release_claims(&names(duties), &lease).await?;
+        }
+        self.commit_end(tx, duties).await
+    }
+
     /// Gives back the claim of a kernel if it is still held. What fails is tried again.
     pub(crate) async fn give_back(&self, kernel: KernelId) {
         let Some(member) = &self.cluster.0 else { return };
         if !member.state().held.contains(&kernel) {
             return;
         }
-        let given: Result<()> = async {
-            let tx = self.store.begin().await?;
-            self.commit_and_give_back(tx, &Duty::Kernel(kernel)).await
-        }
-        .await;
-        if let Err(error) = given {
+        if let Err(error) = self.release(&Duty::Kernel(kernel)).await {
             tracing::warn!(kernel.id = %kernel, %error, "a claim could not be given back; it will be tried again");
         }
     }
@@ -370,12 +379,7 @@ impl Manager {
         if self.cluster.is_alone() {
             return;
         }
-        let given: Result<()> = async {
-            let tx = self.store.begin().await?;
-            self.commit_and_give_back(tx, duty).await
-        }
-        .await;
-        if let Err(error) = given {
+        if let Err(error) = self.release(duty).await {
             tracing::warn!(%duty, %error, "work could not be handed over; others take it when this manager has ended");
         }
     }

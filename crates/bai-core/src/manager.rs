@@ -32,7 +32,7 @@ use crate::lifecycle::EventHub;
 use crate::manager_status::ManagerStatus;
 use crate::rate::RateCounter;
 use crate::reconcile::{InFlight, Start};
-use crate::session::{Plan, Project, ProjectKey};
+use crate::session::{LastPlacement, Plan, Project, ProjectKey};
 use crate::stream::Streams;
 use crate::together::Waiting;
 use crate::{Error, Result, auth};
@@ -88,6 +88,7 @@ pub struct Manager {
     pub(crate) projects: Fresh<Arc<Project>, ProjectKey>,
     pub(crate) recordings: Waiting<Arc<Plan>>,
     pub(crate) starts: Waiting<Start>,
+    pub(crate) last_placement: LastPlacement,
     pub(crate) password_checks: Semaphore,
     pub(crate) rates: RateCounter,
     pub(crate) cluster: Cluster,
@@ -140,6 +141,7 @@ impl Manager {
             projects: Fresh::default(),
             recordings: Waiting::default(),
             starts: Waiting::default(),
+            last_placement: LastPlacement::default(),
             password_checks: Semaphore::new(auth::PASSWORD_CHECKS_AT_ONCE),
             in_flight: InFlight::default(),
             endings: Endings::default(),

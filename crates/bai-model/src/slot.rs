@@ -218,12 +218,6 @@ impl ResourceSlot {
             .all(|name| self.amount(name) <= other.amount(name))
     }
 
-    /// Whether `other` fits within `self` with something left: how the agent with the most room is chosen
-    /// (`data-model.md` 10.11).
-    pub fn exceeds(&self, other: &Self) -> bool {
-        other.fits_within(self) && !self.fits_within(other)
-    }
-
     /// Names where `self` is not at least `other`: for an image's minimum, any one refuses (DM-42).
     pub fn names_below(&self, other: &Self) -> Vec<String> {
         let reaches = |name: &str| self.amount(name) >= other.amount(name);

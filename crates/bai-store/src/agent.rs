@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::driver::{Param, Row, params};
-use crate::store::places;
 use crate::{Reader, Result, Tx};
 
 /// An agent.
@@ -179,23 +178,6 @@ impl Tx {
         let for_update = self.for_update();
         let sql = select_agents!("WHERE id = $1").to_owned() + for_update;
         self.first(sql, params![id], read).await
-    }
-
-    /// Locks several agents, which are in the order of their names, and says which of them are not alive.
-    pub(crate) async fn lock_agents(&mut self, agents: &[&AgentId]) -> Result<Vec<AgentId>> {
-        let for_update = self.for_update();
-        let sql = format!(
-            "SELECT id, status FROM agents WHERE id IN {} ORDER BY id{for_update}",
-            places(1, agents.len())
-        );
-        let params = agents.iter().map(|agent| Param::from(*agent)).collect();
-        let mut gone = Vec::new();
-        for row in self.fetch(sql, params).await? {
-            if row.get::<AgentStatus>("status")?.is_gone() {
-                gone.push(row.get("id")?);
-            }
-        }
-        Ok(gone)
     }
 
     /// Sets the state of an agent and when it was lost. Answers whether there is such an agent.

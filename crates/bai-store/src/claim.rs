@@ -1,7 +1,7 @@
 //! Claims: pieces of work that the holder of a lease has set out to do, for as long as that lease lives.
 //!
 //! A process renews one lease, whatever the number of its claims. When the lease ends, each of them goes to whoever asks
-//! first; to a holder whose claim went so, [`Tx::fence_claim`] says it before anything is written.
+//! first; to a holder whose claim went so, [`Tx::fence_claims`] says it before anything is written.
 //!
 //! Not here: which work there is, and when somebody may take it from others (`bai-core`).
 
@@ -92,15 +92,19 @@ impl Tx {
             "SELECT name FROM bai_claim WHERE {condition} ORDER BY name{}",
             self.for_share()
         );
-        let held: HashSet<String> = self
-            .list(sql, params, |row| row.get("name"))
-            .await?
-            .into_iter()
-            .collect();
-        match names.iter().find(|name| !held.contains(*name)) {
-            None => Ok(()),
-            Some(name) => Err(Error::Fenced { name: name.clone() }),
-        }
+        all_of(names, self.list(sql, params, |row| row.get("name")).await?)
+    }
+
+    /// Gives claims back with this unit of work, which is fenced by them as by [`Tx::fence_claims`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn end_claims(&mut self, names: &[String], lease: &Lease) -> Result<()> {
+        let (condition, params) = of_lease(names, lease);
+        let sql = format!("DELETE FROM bai_claim WHERE {condition} RETURNING name");
+        let rows = self.fetch(sql, params).await?;
+        let ended: Result<Vec<String>> = rows.iter().map(|row| row.get("name")).collect();
+        all_of(names, ended?)
     }
 
     /// Gives claims back. Those that have gone already are left alone.
@@ -109,6 +113,15 @@ impl Tx {
         self.execute(format!("DELETE FROM bai_claim WHERE {condition}"), params)
             .await?;
         Ok(())
+    }
+}
+
+/// Whether all that was named is there.
+fn all_of(names: &[String], found: Vec<String>) -> Result<()> {
+    let found: HashSet<String> = found.into_iter().collect();
+    match names.iter().find(|name| !found.contains(*name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::Fenced { name: name.clone() }),
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bai_model::{AccessKey, AgentId, GroupId, KernelId, KernelStatus, ResourceSlot, UserId};
+use bai_model::{AccessKey, AgentId, AgentStatus, GroupId, KernelId, KernelStatus, ResourceSlot, UserId};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
@@ -197,6 +197,20 @@ macro_rules! select_kernels {
     };
 }
 
+/// The states of kernels that are not terminated, as a condition that only searches among all of them use: it is that of
+/// `bai_ix_kernels_live`, which therefore stays out of the searches for one of them. When the last statistics know no live
+/// kernel, PostgreSQL takes any index over live ones alone for as good as the right one, and reads it from end to end
+/// (`docs/adr/0020-finding-live-kernels.md`).
+macro_rules! is_live {
+    () => {
+        "status IN ('PREPARING', 'BUILDING', 'RUNNING', 'RESTARTING', 'RESIZING', 'SUSPENDED', 'TERMINATING', 'ERROR')"
+    };
+}
+pub(crate) use is_live;
+
+/// The state as something to be looked at in a row that is found by its key, and not to be searched by.
+const STATE: &str = "CAST(status AS text)";
+
 /// `'RUNNING', 'ERROR'`: literals, because PostgreSQL takes those for an enum without asking, and names out of a closed
 /// enum are safe. No states at all select nothing.
 fn literals(statuses: &[KernelStatus]) -> String {
@@ -279,8 +293,11 @@ impl Reader {
 
     /// The kernels of an agent that are not terminated, oldest first.
     pub async fn live_kernels_of_agent(&self, agent: &AgentId) -> Result<Vec<KernelRow>> {
-        let sql =
-            select_kernels!("WHERE k.agent = $1 AND k.status <> 'TERMINATED' ORDER BY k.created_at, k.id");
+        let sql = select_kernels!(concat!(
+            "WHERE k.agent = $1 AND k.",
+            is_live!(),
+            " ORDER BY k.created_at, k.id"
+        ));
         self.list(sql, params![agent], read).await
     }
 
@@ -338,11 +355,14 @@ impl Tx {
                 gone: Vec::new(),
             });
         }
-        let agents: BTreeSet<&AgentId> = kernels.iter().map(|kernel| &kernel.agent).collect();
-        let agents: Vec<&AgentId> = agents.into_iter().collect();
+        let mut parts: BTreeMap<&AgentId, ResourceSlot> = BTreeMap::new();
+        for kernel in kernels {
+            let part = parts.entry(&kernel.agent).or_default();
+            *part = part.plus(&kernel.occupied_slots);
+        }
         Ok(Obstacles {
             taken: Vec::new(),
-            gone: self.rewrite_occupied_slots(&agents).await?,
+            gone: self.add_to_occupied_slots(&parts).await?,
         })
     }
 
@@ -364,7 +384,7 @@ impl Tx {
         if let Some(info) = status_info {
             values.push(("status_info", info.into()));
         }
-        let condition = format!("id = $1 AND status IN ({})", literals(from));
+        let condition = format!("id = $1 AND {STATE} IN ({})", literals(from));
         Ok(self
             .update("kernels", values, &condition, params![kernel])
             .await?
@@ -423,7 +443,7 @@ impl Tx {
                  UPDATE kernels SET status = 'RUNNING', container_id = started.container, kernel_host = started.host, \
                  repl_in_port = started.repl_in, repl_out_port = started.repl_out, stdin_port = started.pty_in, \
                  stdout_port = started.pty_out, service_ports = started.services FROM started \
-                 WHERE kernels.id = started.kernel AND kernels.status IN ({}) RETURNING id",
+                 WHERE kernels.id = started.kernel AND {STATE} IN ({}) RETURNING id",
                 places(batch.len(), 8),
                 literals(from)
             );
@@ -461,9 +481,11 @@ impl Tx {
         let its_own = "WHERE access_key = (SELECT access_key FROM kernels WHERE id = $1)";
         self.lock_keypairs(its_own, params![kernel]).await?;
         // The state is a literal for PostgreSQL's sake; NULL statistics are no news.
-        let sql = "UPDATE kernels SET status = 'TERMINATED', status_info = $2, terminated_at = $3, \
-                   last_stat = coalesce($4, last_stat) WHERE id = $1 AND status <> 'TERMINATED' \
-                   RETURNING access_key, role, agent";
+        let sql = format!(
+            "UPDATE kernels SET status = 'TERMINATED', status_info = $2, terminated_at = $3, \
+             last_stat = coalesce($4, last_stat) WHERE id = $1 AND {STATE} <> 'TERMINATED' \
+             RETURNING access_key, role, agent"
+        );
         let read = |row: &Row| {
             let is_master = row.get::<String>("role")? == "master";
             Ok((
@@ -481,7 +503,7 @@ impl Tx {
             self.execute(sql, params![&access_key]).await?;
         }
         if let Some(agent) = agent {
-            self.rewrite_occupied_slots(&[&agent]).await?;
+            self.rewrite_occupied_slots(&agent).await?;
         }
         Ok(true)
     }
@@ -540,27 +562,55 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes at agents, in the order of their names, what the live kernels of each occupy together.
-    /// The locks come before the sums, so that these see what those who had them before have done.
-    /// Gives those that are not alive.
-    async fn rewrite_occupied_slots(&mut self, agents: &[&AgentId]) -> Result<Vec<AgentId>> {
+    /// Adds to what is stored of agents to be occupied, in the order of their names. Says which of them are not alive.
+    async fn add_to_occupied_slots(
+        &mut self,
+        parts: &BTreeMap<&AgentId, ResourceSlot>,
+    ) -> Result<Vec<AgentId>> {
         let mut gone = Vec::new();
-        for batch in agents.chunks(BATCH) {
-            gone.extend(self.lock_agents(batch).await?);
-            let sums = self.occupied_by_agents(batch).await?;
-            let none = ResourceSlot::default();
+        let parts: Vec<_> = parts.iter().collect();
+        for batch in parts.chunks(BATCH) {
+            let sql = format!(
+                "SELECT id, status, occupied_slots FROM agents WHERE id IN {} ORDER BY id{}",
+                places(1, batch.len()),
+                self.for_update()
+            );
+            let ids = batch.iter().map(|(agent, _)| Param::from(**agent)).collect();
+            let mut sums: BTreeMap<AgentId, ResourceSlot> = BTreeMap::new();
+            for row in self.fetch(sql, ids).await? {
+                let id: AgentId = row.get("id")?;
+                if row.get::<AgentStatus>("status")?.is_gone() {
+                    gone.push(id.clone());
+                }
+                sums.insert(id, row.opt("occupied_slots")?.unwrap_or_default());
+            }
             let params: Vec<Param> = batch
                 .iter()
-                .flat_map(|agent| [(*agent).into(), sums.get(*agent).unwrap_or(&none).into()])
+                .filter_map(|(agent, part)| Some((*agent, sums.get(**agent)?.plus(part))))
+                .flat_map(|(agent, sum)| [(*agent).into(), (&sum).into()])
                 .collect();
+            if params.is_empty() {
+                continue;
+            }
             let sql = format!(
                 "WITH sums (agent, slots) AS (VALUES {}) UPDATE agents SET occupied_slots = sums.slots FROM sums \
                  WHERE agents.id = sums.agent",
-                places(batch.len(), 2)
+                places(params.len() / 2, 2)
             );
             self.execute(sql, params).await?;
         }
         Ok(gone)
+    }
+
+    /// Writes at an agent what its live kernels occupy together. The lock comes before the sum, so that this sees what those
+    /// who had it before have done.
+    async fn rewrite_occupied_slots(&mut self, agent: &AgentId) -> Result<()> {
+        let sql = "SELECT id FROM agents WHERE id = $1".to_owned() + self.for_update();
+        self.fetch(sql, params![agent]).await?;
+        let sum = self.occupied_by_agent(agent).await?;
+        let values = vec![("occupied_slots", (&sum).into())];
+        self.update("agents", values, "id = $1", params![agent]).await?;
+        Ok(())
     }
 }
 

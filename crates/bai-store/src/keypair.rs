@@ -147,10 +147,12 @@ impl Tx {
     /// Counts so many more sessions at keypairs, which are in the order of their names.
     pub(crate) async fn add_to_concurrency(&mut self, sessions: &[(&AccessKey, i64)]) -> Result<()> {
         for batch in sessions.chunks(BATCH) {
-            let keys: Vec<Param> = batch.iter().map(|(key, _)| (*key).into()).collect();
-            let these = places(1, keys.len());
-            self.lock_keypairs(&format!("WHERE access_key IN {these}"), keys)
-                .await?;
+            if batch.len() > 1 {
+                let keys: Vec<Param> = batch.iter().map(|(key, _)| (*key).into()).collect();
+                let these = places(1, keys.len());
+                self.lock_keypairs(&format!("WHERE access_key IN {these}"), keys)
+                    .await?;
+            }
             let params = batch
                 .iter()
                 .flat_map(|(key, count)| [(*key).into(), (*count).into()])

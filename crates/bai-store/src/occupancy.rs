@@ -1,14 +1,14 @@
 //! What live kernels occupy, derived from their rows (`data-model.md` 7.4).
 //!
-//! Each sum reads one column through a partial index over live kernels (DS-1, DS-2), in which few different amounts occur:
-//! the database counts them. An empty sum has no slots. Types that the cluster does not know are not dropped here.
+//! Each sum reads live kernels alone (DS-1, DS-2), through the index over them. Few different amounts occur: the database
+//! counts them. An empty sum has no slots. Types that the cluster does not know are not dropped here.
 
 use std::collections::BTreeMap;
 
 use bai_model::{AccessKey, AgentId, GroupId, ResourceSlot};
 
-use crate::driver::{Param, Row, Sql, params};
-use crate::store::places;
+use crate::driver::{Param, Row, params};
+use crate::kernel::is_live;
 use crate::{Reader, Result};
 
 /// What `n` kernels with the same amounts occupy.
@@ -40,9 +40,12 @@ pub struct Occupied {
 impl Reader {
     /// Every sum at once: one statement where a decision needs several of them.
     pub async fn occupied_by_all(&self) -> Result<Occupied> {
-        let sql = "SELECT agent, access_key, group_id, domain_name, occupied_slots, count(*) AS n, \
-                   count(CASE WHEN role = 'master' THEN 1 END) AS sessions FROM kernels WHERE status <> 'TERMINATED' \
-                   GROUP BY agent, access_key, group_id, domain_name, occupied_slots";
+        let sql = concat!(
+            "SELECT agent, access_key, group_id, domain_name, occupied_slots, count(*) AS n, \
+             count(CASE WHEN role = 'master' THEN 1 END) AS sessions FROM kernels WHERE ",
+            is_live!(),
+            " GROUP BY agent, access_key, group_id, domain_name, occupied_slots"
+        );
         let mut all = Occupied::default();
         for row in self.fetch(sql, params![]).await? {
             let slots = counted(&row)?;
@@ -68,60 +71,53 @@ impl Reader {
 
     /// What the live kernels of a keypair occupy.
     pub async fn occupied_by_keypair(&self, access_key: &AccessKey) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE access_key = $1 AND status <> 'TERMINATED' \
-                   GROUP BY occupied_slots";
+        let sql = concat!(
+            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE access_key = $1 AND ",
+            is_live!(),
+            " GROUP BY occupied_slots"
+        );
         self.occupied(sql, params![access_key]).await
     }
 
     /// What the live kernels of a group occupy.
     pub async fn occupied_by_group(&self, group: GroupId) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE group_id = $1 AND status <> 'TERMINATED' \
-                   GROUP BY occupied_slots";
+        let sql = concat!(
+            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE group_id = $1 AND ",
+            is_live!(),
+            " GROUP BY occupied_slots"
+        );
         self.occupied(sql, params![group]).await
     }
 
     /// What the live kernels of a domain occupy.
     pub async fn occupied_by_domain(&self, domain: &str) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE domain_name = $1 AND status <> 'TERMINATED' \
-                   GROUP BY occupied_slots";
+        let sql = concat!(
+            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE domain_name = $1 AND ",
+            is_live!(),
+            " GROUP BY occupied_slots"
+        );
         self.occupied(sql, params![domain]).await
     }
 
     /// What the live kernels on an agent occupy.
     pub async fn occupied_by_agent(&self, agent: &AgentId) -> Result<ResourceSlot> {
-        let sql = "SELECT occupied_slots, count(*) AS n FROM kernels WHERE agent = $1 AND status <> 'TERMINATED' \
-                   GROUP BY occupied_slots";
+        let sql = concat!(
+            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE agent = $1 AND ",
+            is_live!(),
+            " GROUP BY occupied_slots"
+        );
         self.occupied(sql, params![agent]).await
     }
 
     /// What the live kernels occupy on each agent that has some, in one statement for all agents.
     pub async fn occupied_by_all_agents(&self) -> Result<BTreeMap<AgentId, ResourceSlot>> {
-        let sql = "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent > '' AND status <> 'TERMINATED' \
-                   GROUP BY agent, occupied_slots";
-        self.occupied_by_each(sql.into(), params![]).await
-    }
-
-    /// The same of these agents.
-    pub(crate) async fn occupied_by_agents(
-        &self,
-        agents: &[&AgentId],
-    ) -> Result<BTreeMap<AgentId, ResourceSlot>> {
-        let sql = format!(
-            "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent IN {} AND status <> 'TERMINATED' \
-             GROUP BY agent, occupied_slots",
-            places(1, agents.len())
+        let sql = concat!(
+            "SELECT agent, occupied_slots, count(*) AS n FROM kernels WHERE agent IS NOT NULL AND ",
+            is_live!(),
+            " GROUP BY agent, occupied_slots"
         );
-        let params = agents.iter().map(|agent| Param::from(*agent)).collect();
-        self.occupied_by_each(sql.into(), params).await
-    }
-
-    async fn occupied_by_each(
-        &self,
-        sql: Sql,
-        params: Vec<Param>,
-    ) -> Result<BTreeMap<AgentId, ResourceSlot>> {
         let mut sums: BTreeMap<AgentId, ResourceSlot> = BTreeMap::new();
-        for row in self.fetch(sql, params).await? {
+        for row in self.fetch(sql, params![]).await? {
             add(&mut sums, row.get("agent")?, &counted(&row)?);
         }
         Ok(sums)
@@ -129,14 +125,19 @@ impl Reader {
 
     /// How many sessions of a keypair are not terminated.
     pub async fn count_live_sessions(&self, access_key: &AccessKey) -> Result<i64> {
-        let sql = "SELECT count(*) AS n FROM kernels \
-                   WHERE access_key = $1 AND status <> 'TERMINATED' AND role = 'master'";
+        let sql = concat!(
+            "SELECT count(CASE WHEN role = 'master' THEN 1 END) AS n FROM kernels WHERE access_key = $1 AND ",
+            is_live!()
+        );
         self.count(sql, params![access_key]).await
     }
 
     /// How many sessions of all are not terminated.
     pub async fn count_live_sessions_total(&self) -> Result<i64> {
-        let sql = "SELECT count(*) AS n FROM kernels WHERE status <> 'TERMINATED' AND role = 'master'";
+        let sql = concat!(
+            "SELECT count(*) AS n FROM kernels WHERE role = 'master' AND ",
+            is_live!()
+        );
         self.count(sql, params![]).await
     }
 }

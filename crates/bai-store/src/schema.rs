@@ -26,6 +26,7 @@ fn migrations(dialect: Dialect) -> &'static [&'static str] {
             include_str!("../migrations/postgres/0004_claim.sql"),
             include_str!("../migrations/postgres/0005_counter.sql"),
             include_str!("../migrations/postgres/0006_left_behind.sql"),
+            include_str!("../migrations/postgres/0007_live.sql"),
         ],
         Dialect::Sqlite => &[
             include_str!("../migrations/sqlite/0001_schema_19_06.sql"),
@@ -34,6 +35,7 @@ fn migrations(dialect: Dialect) -> &'static [&'static str] {
             include_str!("../migrations/sqlite/0004_claim.sql"),
             include_str!("../migrations/sqlite/0005_counter.sql"),
             include_str!("../migrations/sqlite/0006_left_behind.sql"),
+            include_str!("../migrations/sqlite/0007_live.sql"),
         ],
     }
 }

@@ -191,16 +191,6 @@ impl Tx {
         }
     }
 
-    /// Makes this the only unit of work, of all processes, that decides by quotas and by what agents have left, until it
-    /// ends. To be called before the first look at either. (One lock for all: most sites have one domain, whose quota
-    /// every creation must look at anyway; and there is nothing to deadlock with.)
-    ///
-    /// # Errors
-    /// [`crate::Error::Contention`] when it takes too long.
-    pub async fn lock_placement(&mut self) -> Result<()> {
-        self.lock(Lock::Placement).await
-    }
-
     /// What a `SELECT` says to keep its rows from being changed or locked by others until the unit of work ends. SQLite has
     /// one writer and needs nothing. Rows are locked in the order keypair, kernel, agent, and several of a kind in the order of
     /// their keys.

@@ -90,7 +90,7 @@ async fn an_original_database_is_taken_as_it_is() {
     let report = before.reader().schema_report().await.expect("a report");
     assert!(report.is_head(), "{report:?}");
     assert_eq!((report.lineage, report.version), (Some(Lineage::Migrated), 1));
-    assert_eq!(report.missing_indexes.len(), 17);
+    assert_eq!(report.missing_indexes.len(), 14);
     let policies = "keypair_resource_policies.default_for_unspecified";
     assert!(
         report

@@ -234,8 +234,7 @@ impl Manager {
         let Some((id, agent)) = agent else {
             // Only a request comes here for an agent that has just gone; what it recorded must not outlive its answer.
             if row.status == Some(KernelStatus::Preparing) {
-                self.record_end(Some(&Duty::Kernel(kernel)), kernel, CREATION_FAILED, None)
-                    .await?;
+                self.record_end(kernel, CREATION_FAILED, None).await?;
             } else if !self.cluster.is_alone() {
                 return Ok(Outcome::Elsewhere);
             }
@@ -307,9 +306,9 @@ impl Manager {
                     AgentError::Timeout => "Operation timeout (restart_session)",
                     AgentError::Exception { .. } => other,
                 };
-                let duty = Duty::Kernel(row.id);
+                let duties = [Duty::Kernel(row.id)];
                 let mut tx = self.store.begin().await?;
-                self.fence(&mut tx, &duty).await?;
+                self.fence_end(&mut tx, &duties).await?;
                 tx.set_kernel_status(
                     row.id,
                     &[KernelStatus::Restarting],
@@ -317,7 +316,7 @@ impl Manager {
                     Some(info),
                 )
                 .await?;
-                self.commit_and_give_back(tx, &duty).await?;
+                self.commit_end(tx, &duties).await?;
                 self.announce(row.id, Lifecycle::Failed, info);
                 Ok(Outcome::AgentFailed(error))
             }
@@ -332,8 +331,7 @@ impl Manager {
                     _ => "user-requested",
                 };
                 let stats = self.last_statistics(row.id, stats).await;
-                self.record_end(Some(&Duty::Kernel(row.id)), row.id, reason, stats.clone())
-                    .await?;
+                self.record_end(row.id, reason, stats.clone()).await?;
                 // The agent's own event may have come first, with the statistics.
                 let stats = match stats {
                     Some(stats) => Some(stats),
@@ -378,25 +376,20 @@ impl Manager {
         }
     }
 
-    /// Records that a kernel ended, if the work that found it so is still this manager's. `None` is what an agent told.
+    /// Records that a kernel ended, if the work with it is still this manager's.
     pub(crate) async fn record_end(
         &self,
-        duty: Option<&Duty>,
         kernel: KernelId,
         reason: &str,
         stats: Option<Value>,
     ) -> Result<()> {
+        let duties = [Duty::Kernel(kernel)];
         let mut tx = self.store.begin().await?;
-        if let Some(duty) = duty {
-            self.fence(&mut tx, duty).await?;
-        }
+        self.fence_end(&mut tx, &duties).await?;
         let has_ended = tx
             .terminate_kernel(kernel, reason, self.clock.now(), stats)
             .await?;
-        match duty {
-            Some(duty @ Duty::Kernel(_)) => self.commit_and_give_back(tx, duty).await?,
-            _ => tx.commit().await?,
-        }
+        self.commit_end(tx, &duties).await?;
         if has_ended {
             self.announce(kernel, Lifecycle::Terminated, reason);
         }

@@ -60,14 +60,14 @@ impl Joint for Start {
     async fn do_all(manager: &Manager, starts: &[&Self]) -> Result<Vec<Result<bool>>> {
         let duties: Vec<Duty> = starts.iter().map(|start| Duty::Kernel(start.kernel)).collect();
         let mut tx = manager.store.begin().await?;
-        manager.fence_all(&mut tx, &duties).await?;
+        manager.fence_end(&mut tx, &duties).await?;
         let mut recorded = HashSet::new();
         for from in [KernelStatus::Preparing, KernelStatus::Restarting] {
             let of_state = starts.iter().filter(|start| start.from == from);
             let of_state: Vec<_> = of_state.map(|start| (start.kernel, &start.ports)).collect();
             recorded.extend(tx.kernels_started(&of_state, &[from]).await?);
         }
-        manager.commit_and_give_back_all(tx, &duties).await?;
+        manager.commit_end(tx, &duties).await?;
         Ok(starts
             .iter()
             .map(|start| Ok(recorded.contains(&start.kernel)))
@@ -156,10 +156,7 @@ impl Manager {
         tracing::warn!(kernel.id = %kernel, %error, "a kernel could not be created");
         // The agent may have got further than its answer says.
         match self.destroyed(agent, kernel).await {
-            Ok(_) => {
-                self.record_end(Some(&Duty::Kernel(kernel)), kernel, CREATION_FAILED, None)
-                    .await?
-            }
+            Ok(_) => self.record_end(kernel, CREATION_FAILED, None).await?,
             Err(error) => {
                 tracing::warn!(kernel.id = %kernel, %error, "a half-created kernel could not be destroyed; it will be tried again");
                 self.end_later(kernel).await?;
@@ -180,13 +177,13 @@ impl Manager {
 
     /// Records that a creation failed, and that the agent still has to be told.
     async fn end_later(&self, kernel: KernelId) -> Result<()> {
-        let duty = Duty::Kernel(kernel);
+        let duties = [Duty::Kernel(kernel)];
         let mut tx = self.store.begin().await?;
-        self.fence(&mut tx, &duty).await?;
+        self.fence_end(&mut tx, &duties).await?;
         let (from, to) = (&[KernelStatus::Preparing], KernelStatus::Terminating);
         tx.set_kernel_status(kernel, from, to, Some(CREATION_FAILED))
             .await?;
-        self.commit_and_give_back(tx, &duty).await
+        self.commit_end(tx, &duties).await
     }
 
     /// Before a creation is begun that somebody may have begun before: an agent that cannot be asked what it runs, as those

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::create::{Project, ProjectKey};
-pub(crate) use self::record::Plan;
+pub(crate) use self::record::{LastPlacement, Plan};
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};

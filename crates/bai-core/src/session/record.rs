@@ -1,16 +1,15 @@
 //! Recording new sessions: limits, a place, and the row that stands before anything is started.
 //!
 //! Whoever decides by quotas and by what agents have left is the only one, of all managers
-//! ([`bai_store::Tx::lock_placement`]). Therefore the sessions that wait at a manager are recorded together: one look at the
-//! agents and one commit for all of them, each checked as if it came after the one before it.
+//! ([`bai_store::Tx::lock_placement`]). Therefore the sessions that wait at a manager are recorded together: one look at what
+//! is occupied and one commit for all of them, each checked as if it came after the one before it.
 //!
 //! Invariants: a session that is refused does not touch the others.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bai_model::{AccessKey, DefaultForUnspecified, KernelId, ResourceSlot, SlotTypes, VFolderId};
-use bai_store::Reader;
 use bai_store::agent::AgentRow;
 use bai_store::kernel::NewKernel;
 use bai_store::occupancy::Occupied;
@@ -19,7 +18,8 @@ use chrono::{DateTime, Utc};
 
 use super::SessionCreate;
 use super::create::Project;
-use super::placement::{Candidate, Favour, choose_agent};
+use super::placement::{Favour, Room};
+use crate::fresh;
 use crate::image::Image;
 use crate::together::{Joint, Waiting};
 use crate::{Error, Identity, Manager, Result};
@@ -73,20 +73,47 @@ impl Joint for Arc<Plan> {
     }
 }
 
-/// An agent and what it has left, less with each session that is placed there.
-struct Place<'a> {
-    agent: &'a AgentRow,
-    remaining: ResourceSlot,
-}
-
 /// What sessions are placed by, kept up while they are: each is checked as if it came after the one before it.
 struct Site<'a> {
-    places: Vec<Place<'a>>,
-    /// What each place can expect from an image, by its name and whether it can be fetched.
-    favours: HashMap<(&'a str, bool), Vec<Option<Favour>>>,
+    agents: &'a [AgentRow],
+    /// What they have left.
+    room: &'a mut Room,
+    occupied: &'a mut Occupied,
+    /// What is known so far of what each can expect from an image, by its name and whether it can be fetched.
+    favours: HashMap<(&'a str, bool), Vec<Option<Option<Favour>>>>,
     /// Names that are known to be taken.
     names: HashSet<SessionKey>,
+}
+
+/// What live kernels occupy as this manager placed the last ones. It is believed for a short time, and only if nobody else
+/// has placed any since: what has ended meanwhile is still in it, so that no more is given out than there is. Who would be
+/// refused by it is judged by the records.
+#[derive(Debug, Default)]
+pub(crate) struct LastPlacement(Mutex<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    /// The number of that turn.
+    turn: i64,
+    read_at: DateTime<Utc>,
     occupied: Occupied,
+    /// What it leaves of these agents.
+    room: Option<(Arc<[AgentRow]>, Room)>,
+    /// How often all sessions had been told to end.
+    endings: i64,
+}
+
+impl LastPlacement {
+    /// Takes out what is known, for the turn with this number.
+    fn take(&self, turn: i64, now: DateTime<Utc>) -> Option<Known> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let is_young = now.signed_duration_since(known.read_at) < fresh::TTL;
+        (known.turn + 1 == turn && is_young).then_some(known)
+    }
+
+    fn put(&self, known: Known) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
 }
 
 impl Manager {
@@ -121,26 +148,35 @@ impl Manager {
         let agents = self.alive_agents().await?;
         let mut tx = self.store.begin().await?;
         // Before the first look at what it decides by: other managers decide by the same.
-        tx.lock_placement().await?;
-        let endings = tx.session_endings().await?;
-        let mut site = self.survey(&tx, &agents, plans).await?;
-        site.names.extend(taken.iter().cloned());
-        let (mut kernels, mut mounts) = (Vec::new(), Vec::new());
-        let mut all = Vec::with_capacity(plans.len());
-        for plan in plans {
-            all.push(if endings == plan.endings {
-                self.place(&mut site, plan).map(|placed| match placed {
-                    Some(kernel) => {
-                        kernels.push(kernel.clone());
-                        mounts.push(&plan.mounts);
-                        Recorded::New(Box::new(kernel))
-                    }
-                    None => Recorded::NameTaken,
-                })
-            } else {
-                Ok(Recorded::Ended)
+        let turn = tx.lock_placement().await?;
+        let now = self.clock.now();
+        let mut known = self.last_placement.take(turn, now);
+        let (outcomes, known) = loop {
+            let is_believed = known.is_some();
+            let mut known = match known.take() {
+                Some(known) => known,
+                None => Known {
+                    turn,
+                    read_at: now,
+                    endings: tx.session_endings().await?,
+                    occupied: tx.occupied_by_all().await?,
+                    room: None,
+                },
+            };
+            known.turn = turn;
+            let outcomes = self.place_all(&mut known, &agents, plans, taken);
+            if !(is_believed && outcomes.iter().any(Result::is_err)) {
+                break (outcomes, known);
+            }
+        };
+        let new = outcomes
+            .iter()
+            .zip(plans)
+            .filter_map(|(outcome, plan)| match outcome {
+                Ok(Recorded::New(kernel)) => Some((kernel.as_ref().clone(), plan)),
+                _ => None,
             });
-        }
+        let (kernels, placed): (Vec<NewKernel>, Vec<&&Arc<Plan>>) = new.unzip();
         let obstacles = tx.insert_kernels(&kernels).await?;
         if !obstacles.is_empty() {
             self.agents.alive.forget();
@@ -149,46 +185,54 @@ impl Manager {
             taken.extend(keys.map(|kernel| (kernel.access_key.clone(), kernel.sess_id.clone())));
             return Ok(None);
         }
-        for (kernel, mounts) in kernels.iter().zip(mounts) {
-            let mounts: Vec<VFolderId> = mounts.iter().map(|folder| folder.id).collect();
+        for (kernel, plan) in kernels.iter().zip(placed) {
+            let mounts: Vec<VFolderId> = plan.mounts.iter().map(|folder| folder.id).collect();
             tx.attach_vfolders(kernel.id, &mounts).await?;
         }
         // From the beginning, or another manager might find one and take it for left behind.
         self.claim_and_commit(tx, kernels.iter().map(|kernel| kernel.id).collect())
             .await?;
-        Ok(Some(all))
+        self.last_placement.put(known);
+        Ok(Some(outcomes))
     }
 
-    /// Reads what these sessions are placed by, each thing once.
-    async fn survey<'a>(
+    /// Places all in turn, and notes what is occupied then.
+    fn place_all<'a>(
         &self,
-        tx: &Reader,
-        agents: &'a [AgentRow],
+        known: &'a mut Known,
+        agents: &'a Arc<[AgentRow]>,
         plans: &[&'a Arc<Plan>],
-    ) -> Result<Site<'a>> {
-        let occupied = tx.occupied_by_all().await?;
-        let reachable = agents
-            .iter()
-            .filter(|agent| self.agents.can_be_reached(&agent.id, &agent.addr));
-        let place = |agent: &'a AgentRow| Place {
-            agent,
-            remaining: match occupied.agents.get(&agent.id) {
-                Some(occupied) => agent.available_slots.minus(occupied),
-                None => agent.available_slots.clone(),
-            },
-        };
-        let places: Vec<Place<'_>> = reachable.map(place).collect();
-        let mut favours = HashMap::new();
-        for plan in plans {
-            let favours = favours.entry(plan.image_key());
-            favours.or_insert_with(|| self.favours(&places, plan));
-        }
-        Ok(Site {
-            places,
-            favours,
-            names: HashSet::new(),
+        taken: &HashSet<SessionKey>,
+    ) -> Vec<Result<Recorded>> {
+        let Known {
             occupied,
-        })
+            room,
+            endings,
+            ..
+        } = known;
+        if !matches!(room, Some((of, _)) if Arc::ptr_eq(of, agents)) {
+            *room = None;
+        }
+        let (_, room) = room.get_or_insert_with(|| {
+            let slots = agents.iter();
+            let slots = slots.map(|agent| (&agent.available_slots, occupied.agents.get(&agent.id)));
+            (Arc::clone(agents), Room::of(&slots.collect::<Vec<_>>()))
+        });
+        let mut site = Site {
+            agents,
+            room,
+            occupied,
+            favours: HashMap::new(),
+            names: taken.clone(),
+        };
+        let place = |plan: &&'a Arc<Plan>| {
+            if *endings != plan.endings {
+                return Ok(Recorded::Ended);
+            }
+            let kernel = self.place(&mut site, plan)?;
+            Ok(kernel.map_or(Recorded::NameTaken, |kernel| Recorded::New(Box::new(kernel))))
+        };
+        plans.iter().map(place).collect()
     }
 
     /// The agents that are alive, as they were two seconds ago at the earliest. Whether those that are chosen still are is
@@ -203,21 +247,22 @@ impl Manager {
         Ok(alive)
     }
 
-    fn favours(&self, places: &[Place<'_>], plan: &Plan) -> Vec<Option<Favour>> {
-        let favour = |Place { agent, .. }: &Place<'_>| {
-            let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
-            let holders = plan.holders.as_ref();
-            let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
-            Favour::of(&standing, plan.is_pullable, is_known_to_have)
-        };
-        places.iter().map(favour).collect()
+    /// What a session can expect from an agent; nothing when it cannot run there, or not be called.
+    fn favour(&self, agent: &AgentRow, plan: &Plan) -> Option<Favour> {
+        if !self.agents.can_be_reached(&agent.id, &agent.addr) {
+            return None;
+        }
+        let standing = self.agents.standing(&agent.id, &plan.image.config.canonical);
+        let holders = plan.holders.as_ref();
+        let is_known_to_have = holders.is_none_or(|holders| holders.contains(&agent.id.0));
+        Favour::of(&standing, plan.is_pullable, is_known_to_have)
     }
 
     /// Finds a place for one, and counts it there; nothing when its name is taken.
     ///
     /// # Errors
     /// What it is told when it is refused.
-    fn place(&self, site: &mut Site<'_>, plan: &Plan) -> Result<Option<NewKernel>> {
+    fn place<'a>(&self, site: &mut Site<'a>, plan: &'a Plan) -> Result<Option<NewKernel>> {
         let owner = plan.owner.access_key.clone();
         let name = (owner.clone(), plan.request.name.as_str().to_owned());
         if site.names.contains(&name) {
@@ -230,32 +275,37 @@ impl Manager {
         let by_domain = site.occupied.domains.entry(domain).or_default();
         check_concurrency(*sessions, &plan.owner)?;
         check_quotas(plan, [by_keypair, by_group, by_domain])?;
-        let favours = site.favours.get(&plan.image_key()).map_or(&[][..], Vec::as_slice);
-        let candidates = site.places.iter().zip(favours).enumerate();
-        let candidates = candidates.filter_map(|(index, (Place { remaining, .. }, favour))| {
-            Some(Candidate {
-                favour: (*favour)?,
-                index,
-                remaining,
-            })
-        });
-        let Some(chosen) = choose_agent(candidates.clone(), &plan.requested).map(|chosen| chosen.index)
-        else {
-            let emptiest = choose_agent(candidates, &ResourceSlot::default());
-            let why = why_nothing_fits(emptiest.as_ref(), !site.places.is_empty(), plan);
+        let favours = site.favours.entry(plan.image_key());
+        let favours = favours.or_insert_with(|| vec![None; site.agents.len()]);
+        let mut favour = |agent: usize| {
+            let (row, favour) = (site.agents.get(agent)?, favours.get_mut(agent)?);
+            *favour.get_or_insert_with(|| self.favour(row, plan))
+        };
+        let requested = site.room.amounts(&plan.requested);
+        let chosen = requested.and_then(|amounts| Some((site.room.choose(&amounts, &mut favour)?, amounts)));
+        let chosen = chosen.and_then(|(chosen, amounts)| Some((site.agents.get(chosen)?, chosen, amounts)));
+        let Some((agent, chosen, requested)) = chosen else {
+            let nothing = site.room.amounts(&ResourceSlot::default()).unwrap_or_default();
+            let emptiest = site.room.choose(&nothing, favour);
+            let emptiest = emptiest.and_then(|emptiest| site.agents.get(emptiest));
+            let left = emptiest.map(|agent| match site.occupied.agents.get(&agent.id) {
+                Some(occupied) => agent.available_slots.minus(occupied),
+                None => agent.available_slots.clone(),
+            });
+            let mut agents = site.agents.iter();
+            let are_agents_there = agents.any(|agent| self.agents.can_be_reached(&agent.id, &agent.addr));
+            let why = why_nothing_fits(left.as_ref(), are_agents_there, plan);
             return Err(Error::InstanceNotAvailable(why));
         };
-        let Some(place) = site.places.get_mut(chosen) else {
-            unreachable!("a candidate is one of the places")
-        };
-        place.remaining = place.remaining.minus(&plan.requested);
+        site.room.take(chosen, &requested);
         *sessions += 1;
-        for occupied in [by_keypair, by_group, by_domain] {
+        let by_agent = site.occupied.agents.entry(agent.id.clone()).or_default();
+        for occupied in [by_keypair, by_group, by_domain, by_agent] {
             *occupied = occupied.plus(&plan.requested);
         }
         site.names.insert(name);
         let id = KernelId::generate(self.random.as_ref());
-        Ok(Some(new_kernel(id, place.agent, plan)))
+        Ok(Some(new_kernel(id, agent, plan)))
     }
 }
 
@@ -337,19 +387,19 @@ fn check_quotas(plan: &Plan, [by_keypair, by_group, by_domain]: [&ResourceSlot; 
 }
 
 /// For the requester: names no agents, and only what the emptiest one has left.
-fn why_nothing_fits(emptiest: Option<&Candidate<'_>>, are_agents_there: bool, plan: &Plan) -> String {
+fn why_nothing_fits(left: Option<&ResourceSlot>, are_agents_there: bool, plan: &Plan) -> String {
     let requested = plan.requested.humanized(&plan.types);
-    match emptiest {
+    match left {
         None if are_agents_there => format!(
             "no agent has the image {}, and none can fetch it, because the registry {} has no address in the \
              configuration; ask an administrator for one of both",
             plan.image.config.canonical, plan.image.reference.registry
         ),
         None => format!("{requested} was asked for, but no agent is connected; try again when one is"),
-        Some(emptiest) => format!(
+        Some(left) => format!(
             "{requested} was asked for, and the agent with the most room has {} left; ask for less, or try again when \
              other sessions have ended",
-            emptiest.remaining.humanized(&plan.types)
+            left.humanized(&plan.types)
         ),
     }
 }

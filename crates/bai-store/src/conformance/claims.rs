@@ -105,9 +105,19 @@ pub async fn many_claims_stand_or_fall_together(store: Store) {
     }
     drop(tx);
     let mut tx = begin(&store).await;
+    match tx.end_claims(&names, &one).await {
+        Err(Error::Fenced { name }) => assert_eq!(name, "kernel/b"),
+        other => panic!("{other:?}"),
+    }
+    drop(tx);
+    let reader = store.reader();
+    assert!(reader.claim_on("kernel/a").await.expect("a look-up").is_some());
+    let mut tx = begin(&store).await;
+    tx.end_claims(&names[..1], &one).await.expect("its own");
+    tx.commit().await.expect("a commit");
+    let mut tx = begin(&store).await;
     tx.release_claims(&names, &one).await.expect("a release");
     tx.commit().await.expect("a commit");
-    let reader = store.reader();
     assert_eq!(reader.claim_on("kernel/a").await.expect("a look-up"), None);
     assert!(reader.claim_on("kernel/b").await.expect("a look-up").is_some());
 }

@@ -36,8 +36,6 @@ const LOCK_CLASS: i32 = 0x0062_6169;
 /// What one unit of work at a time may do; see [`Transaction::lock`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// Deciding by quotas and by what agents have left.
-    Placement = 1,
     /// Loading a fixture, some of whose tables have no key.
     Fixture = 2,
 }

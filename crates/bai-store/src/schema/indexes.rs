@@ -3,22 +3,12 @@
 
 /// Name, and what follows it in `CREATE INDEX`.
 pub(super) const INDEXES: &[(&str, &str)] = &[
-    // Occupancy is summed over live kernels at every creation and termination.
+    // Occupancy is summed over live kernels at every creation and termination. There is one index for all sums, with a
+    // condition of its own: see `crate::kernel::is_live`.
     (
-        "bai_ix_kernels_live_access_key",
-        "ON kernels (access_key, role) WHERE status <> 'TERMINATED'",
-    ),
-    (
-        "bai_ix_kernels_live_group_id",
-        "ON kernels (group_id) WHERE status <> 'TERMINATED'",
-    ),
-    (
-        "bai_ix_kernels_live_domain_name",
-        "ON kernels (domain_name) WHERE status <> 'TERMINATED'",
-    ),
-    (
-        "bai_ix_kernels_live_agent",
-        "ON kernels (agent) WHERE status <> 'TERMINATED'",
+        "bai_ix_kernels_live",
+        "ON kernels (agent) WHERE status IN ('PREPARING', 'BUILDING', 'RUNNING', 'RESTARTING', 'RESIZING', 'SUSPENDED', \
+         'TERMINATING', 'ERROR')",
     ),
     // Kernels that were given up with their agent are looked for when it is back.
     (

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool::Runtime;
-use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType};
+use deadpool::managed::{
+    self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType,
+};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::{Instant, timeout};
@@ -85,6 +87,8 @@ impl Pool {
         let connect = connect_options(uri, options)?;
         let idle = managed::Pool::builder(Connector(connect.clone()))
             .max_size(options.connections)
+            // The one that was used last has its statements prepared.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(options.connect_deadline))
             .create_timeout(Some(options.connect_deadline))
             .recycle_timeout(Some(options.connect_deadline))
