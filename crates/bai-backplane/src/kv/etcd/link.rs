@@ -3,15 +3,16 @@
 //! Invariants: a call ends within its deadline. What was certainly not carried out is tried again until then, at another
 //! server if there is one; what may have been is repeated only when doing it twice is doing it once. A server that did not
 //! answer in time loses its connection, so that a dead one cannot hold up the next call. Once all servers have failed a
-//! whole deadline long, later calls fail after one look at each, until one succeeds. While all servers are silent, one call
-//! at a time finds out whether they still are, and the others fail at once.
+//! whole deadline long, later calls fail after one look at each, until one succeeds. A server that was silent is asked beside
+//! the calls until it is heard again; while all are silent, calls fail at once.
 //!
 //! Not here: what the calls mean.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
@@ -34,6 +35,8 @@ use crate::{Result, Terminal};
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Waits between the rounds of one call.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Between questions to a server that is silent.
+const LISTENING_PAUSE: Duration = Duration::from_millis(500);
 /// Idle connections are tried this often; etcd refuses pings that come more often than every five seconds.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// The largest answer that is read: some ten thousand keys with their values.
@@ -76,13 +79,85 @@ type Token = MetadataValue<Ascii>;
 /// One call to one server.
 type Attempt<T> = BoxFuture<'static, std::result::Result<T, Status>>;
 
+/// One of the cluster's servers.
+struct Server {
+    endpoint: Endpoint,
+    channel: Mutex<Channel>,
+    /// It was when it was last asked.
+    is_silent: AtomicBool,
+    /// Somebody waits to hear it again.
+    is_listened_for: AtomicBool,
+}
+
+/// How long a server is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// For an answer.
+    answer: Duration,
+    /// For a refusal; what takes longer is silence.
+    refusal: Duration,
+}
+
+impl Server {
+    fn new(endpoint: Endpoint) -> Self {
+        Self {
+            channel: Mutex::new(endpoint.connect_lazy()),
+            endpoint,
+            is_silent: AtomicBool::new(false),
+            is_listened_for: AtomicBool::new(false),
+        }
+    }
+
+    /// Calls are made over a new connection from now on.
+    fn reconnect(&self) {
+        *enter(&self.channel) = self.endpoint.connect_lazy();
+    }
+
+    /// Notes that it was silent, and has it asked until it no longer is.
+    fn fell_silent(self: &Arc<Self>, patience: Patience) {
+        self.is_silent.store(true, Ordering::Relaxed);
+        if !self.is_listened_for.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Self::listen(Arc::downgrade(self), patience));
+        }
+    }
+
+    /// Asks until an answer comes, whatever it is, or nobody is left who wants to know.
+    async fn listen(server: Weak<Self>, patience: Patience) {
+        loop {
+            sleep(LISTENING_PAUSE).await;
+            let Some(channel) = server.upgrade().map(|server| server.endpoint.connect_lazy()) else {
+                return;
+            };
+            let question = proto::RangeRequest {
+                key: Bytes::from_static(b"\0"),
+                limit: 1,
+                keys_only: true,
+                ..proto::RangeRequest::default()
+            };
+            let began = Instant::now();
+            let answer = unary::<_, proto::RangeResponse>(Method::RANGE, channel, None, question);
+            let is_heard = match timeout_at(began + patience.answer, answer).await {
+                Ok(Ok(_)) => true,
+                Ok(Err(_)) => began.elapsed() < patience.refusal,
+                Err(_) => false,
+            };
+            if is_heard {
+                if let Some(server) = server.upgrade() {
+                    server.is_listened_for.store(false, Ordering::Relaxed);
+                    server.is_silent.store(false, Ordering::Relaxed);
+                }
+                return;
+            }
+        }
+    }
+}
+
 /// The cluster's servers, and where we stand with them.
 pub(super) struct Link {
     service: Service,
-    endpoints: Vec<Endpoint>,
+    servers: Vec<Arc<Server>>,
     credentials: Option<proto::AuthenticateRequest>,
-    deadline: Duration,
-    channels: Mutex<Vec<Channel>>,
+    patience: Patience,
     /// The server that is asked first.
     current: AtomicUsize,
     token: Mutex<Option<Token>>,
@@ -90,21 +165,6 @@ pub(super) struct Link {
     log_in: tokio::sync::Mutex<()>,
     /// The last call used up its deadline in vain.
     out: AtomicBool,
-    /// What takes a server so long to refuse is silence.
-    patience: Duration,
-    /// The servers that were silent when they were last asked.
-    silent: Vec<AtomicBool>,
-    /// A call finds out whether they still are.
-    probing: AtomicBool,
-}
-
-/// The one call that finds out whether silent servers are back.
-struct Probe<'a>(&'a AtomicBool);
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
 }
 
 impl std::fmt::Debug for Link {
@@ -153,20 +213,22 @@ impl Link {
                 address_setting: "etcd.addr or bai.config-store",
                 credentials_setting: "etcd.user and etcd.password, or bai.config-store",
             },
-            channels: Mutex::new(endpoints.iter().map(Endpoint::connect_lazy).collect()),
-            silent: endpoints.iter().map(|_| AtomicBool::new(false)).collect(),
-            endpoints,
+            servers: endpoints
+                .into_iter()
+                .map(|endpoint| Arc::new(Server::new(endpoint)))
+                .collect(),
             credentials: address.user.clone().map(|name| proto::AuthenticateRequest {
                 name,
                 password: address.password.clone().unwrap_or_default(),
             }),
-            deadline,
+            patience: Patience {
+                answer: deadline,
+                refusal: connect,
+            },
             current: AtomicUsize::new(0),
             token: Mutex::new(None),
             log_in: tokio::sync::Mutex::new(()),
             out: AtomicBool::new(false),
-            patience: connect,
-            probing: AtomicBool::new(false),
         })
     }
 
@@ -242,19 +304,29 @@ impl Link {
         method: Method,
         attempt: impl Fn(Channel, Option<Token>) -> Attempt<T> + Send + Sync,
     ) -> std::result::Result<T, Fault> {
-        let _probe = self.admit()?;
-        let end = Instant::now() + self.deadline;
+        if self
+            .servers
+            .iter()
+            .all(|server| server.is_silent.load(Ordering::Relaxed))
+        {
+            return Err(self.service.unavailable("does not answer").into());
+        }
+        let end = Instant::now() + self.patience.answer;
         let patient = !self.out.load(Ordering::Relaxed);
         let mut renewed = false;
         let mut failures = 0;
         let mut pause = BACK_OFF.0;
         loop {
-            let server = self.current.load(Ordering::Relaxed) % self.endpoints.len();
+            let number = self.current.load(Ordering::Relaxed) % self.servers.len();
+            let server = &self.servers[number];
             let began = Instant::now();
             let answered = self.attempt(server, end, method, &attempt).await;
-            let is_silent =
-                matches!(answered, Err(Verdict::Elsewhere { .. })) && began.elapsed() >= self.patience;
-            self.silent[server].store(is_silent, Ordering::Relaxed);
+            match answered {
+                Err(Verdict::Elsewhere { .. }) if began.elapsed() >= self.patience.refusal => {
+                    server.fell_silent(self.patience);
+                }
+                _ => server.is_silent.store(false, Ordering::Relaxed),
+            }
             match answered {
                 Ok(answer) => {
                     self.out.store(false, Ordering::Relaxed);
@@ -269,7 +341,7 @@ impl Link {
                 }
                 Err(Verdict::LogIn) => renewed = true,
                 Err(Verdict::Elsewhere { done, why }) => {
-                    self.leave(server);
+                    self.leave(number);
                     failures += 1;
                     if done == Done::Perhaps && !method.repeatable {
                         self.out.store(Instant::now() >= end, Ordering::Relaxed);
@@ -282,32 +354,21 @@ impl Link {
         }
     }
 
-    /// Lets one call pass at a time while all servers are silent.
-    fn admit(&self) -> Result<Option<Probe<'_>>> {
-        if !self.silent.iter().all(|silent| silent.load(Ordering::Relaxed)) {
-            return Ok(None);
-        }
-        if self.probing.swap(true, Ordering::Relaxed) {
-            return Err(self.service.unavailable("does not answer"));
-        }
-        Ok(Some(Probe(&self.probing)))
-    }
-
     /// Asks one server once.
     async fn attempt<T>(
         &self,
-        server: usize,
+        server: &Server,
         end: Instant,
         method: Method,
         attempt: &(impl Fn(Channel, Option<Token>) -> Attempt<T> + Sync),
     ) -> std::result::Result<T, Verdict> {
         // Leaves time for a second server, where asking one does no harm.
-        let end = if method.repeatable && self.endpoints.len() > 1 {
-            end.min(Instant::now() + self.deadline / 2)
+        let end = if method.repeatable && self.servers.len() > 1 {
+            end.min(Instant::now() + self.patience.answer / 2)
         } else {
             end
         };
-        let channel = enter(&self.channels)[server].clone();
+        let channel = enter(&server.channel).clone();
         let mut asked = Done::No;
         let answered = timeout_at(end, async {
             let token = self.token(&channel).await?;
@@ -325,11 +386,10 @@ impl Link {
         match answered.await {
             Ok(answer) => answer,
             Err(_) => {
-                let fresh = self.endpoints[server].connect_lazy();
-                enter(&self.channels)[server] = fresh;
+                server.reconnect();
                 Err(Verdict::Elsewhere {
                     done: asked,
-                    why: format!("did not answer within {:?}", self.deadline),
+                    why: format!("did not answer within {:?}", self.patience.answer),
                 })
             }
         }
@@ -344,7 +404,7 @@ impl Link {
         why: String,
         pause: &mut Duration,
     ) -> Result<()> {
-        let round_is_over = failures.is_multiple_of(self.endpoints.len());
+        let round_is_over = failures.is_multiple_of(self.servers.len());
         if Instant::now() + *pause >= end || (!patient && round_is_over) {
             self.out.store(true, Ordering::Relaxed);
             return Err(self.service.unavailable(why));
@@ -358,7 +418,7 @@ impl Link {
 
     /// Asks another server first from now on.
     fn leave(&self, server: usize) {
-        let next = (server + 1) % self.endpoints.len();
+        let next = (server + 1) % self.servers.len();
         // Whoever was faster has left it already.
         let _ = self
             .current
