@@ -67,10 +67,14 @@ impl Manager {
             let Some(agent) = self.agent(id).await? else {
                 return Ok(Compared::NotAtAll);
             };
+            // A site whose agents all come at once must not wait for the database in the way of everybody else.
+            let turn = self.agents.turn_at_records().await;
             if !self.claim(&duty).await? {
                 return Ok(Compared::NotAtAll);
             }
+            drop(turn);
             let compared = self.compare(id, &agent).await;
+            let _turn = self.agents.turn_at_records().await;
             self.give_back_duty(&duty).await;
             compared
         }
@@ -84,7 +88,9 @@ impl Manager {
 
     /// Ends records of kernels that an agent has lost, and kernels without a record.
     async fn compare(&self, id: &AgentId, agent: &Arc<dyn AgentRpc>) -> Result<Compared> {
+        let turn = self.agents.turn_at_records().await;
         let recorded = self.store.reader().live_kernels_of_agent(id).await?;
+        drop(turn);
         let running = match self.listed(agent).await {
             Ok(kernels) => kernels,
             Err(error) if error.is_not_provided() => {
@@ -137,7 +143,10 @@ impl Manager {
                 Seen::Listed | Seen::Answering => {}
             }
         }
-        for kernel in self.store.reader().kernels_left_behind(id).await? {
+        let turn = self.agents.turn_at_records().await;
+        let left_behind = self.store.reader().kernels_left_behind(id).await?;
+        drop(turn);
+        for kernel in left_behind {
             self.destroy_orphan(agent, kernel).await?;
         }
         Ok(compared)

@@ -147,8 +147,7 @@ impl Manager {
         if self.agents.hears_again(&info, self.clock.now()) {
             return Ok(());
         }
-        // Never closed.
-        let _place = self.agents.recordings.acquire().await;
+        let _turn = self.agents.turn_at_records().await;
         let row = self.store.reader().agent(&info.id).await?;
         if let Some(row) = row
             && row.status == AgentStatus::Alive

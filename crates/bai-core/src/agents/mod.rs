@@ -26,7 +26,7 @@ use bai_proto::rpc::{AgentOptions, ZmqAgent};
 use bai_proto::zmtp::Endpoint;
 use bai_store::agent::AgentRow;
 use chrono::{DateTime, Utc};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 pub(crate) use self::hear::Refusal;
@@ -38,8 +38,9 @@ use crate::{Manager, Result};
 
 /// What calls fail with that wait when their agent is gone.
 const LOST: &str = "the agent is lost";
-/// Heartbeats that are being recorded at the same time; most are not recorded at all.
-const RECORDINGS_AT_ONCE: usize = 16;
+/// Agents whose records are read or written at the same time, because of what they tell or to be compared with them: fewer
+/// than there are connections to the database.
+const AT_RECORDS_AT_ONCE: usize = 8;
 /// Agents that a manager hears. One of more sites than that is an attack.
 const MAX_AGENTS: usize = 10_000;
 /// How often an agent that can say what it runs is asked.
@@ -54,7 +55,7 @@ pub(crate) struct Agents {
     /// Those that the database says are alive.
     pub alive: Fresh<Arc<[AgentRow]>>,
     calling: AgentOptions,
-    pub(crate) recordings: Semaphore,
+    at_records: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +145,7 @@ impl Agents {
             directory: Mutex::default(),
             alive: Fresh::default(),
             calling,
-            recordings: Semaphore::new(RECORDINGS_AT_ONCE),
+            at_records: Semaphore::new(AT_RECORDS_AT_ONCE),
         }
     }
 
@@ -430,6 +431,12 @@ impl Agents {
             said.images.push(image.to_owned());
             said.are_held = false;
         }
+    }
+
+    /// A turn at the records of agents, until it is dropped. Not to be kept while an agent is waited for.
+    pub async fn turn_at_records(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.at_records.acquire().await.ok()
     }
 
     /// What speaks for and against placing a session with this image on an agent.

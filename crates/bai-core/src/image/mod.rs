@@ -13,15 +13,18 @@ mod limit;
 mod record;
 mod rescan;
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use bai_backplane::config::Config;
 use bai_model::image_ref::{quote, unquote};
+use bai_model::time::Clock;
 use bai_model::{ImageRef, ResourceSlot, SlotTypes, SlotValue};
 use bai_proto::agent::{ImageConfig, RegistryConfig};
 use bai_proto::event::AgentImage;
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::fresh::Fresh;
+use crate::fresh::{Fresh, Reading};
 use crate::{Actor, Error, Manager, Op, Result};
 
 pub use add::AddedImage;
@@ -52,7 +55,32 @@ struct Known {
     references: Fresh<ImageRef, String>,
     images: Fresh<Arc<Image>, ImageRef>,
     /// Whoever finds nothing reads, and the others wait for that.
-    reading: tokio::sync::Mutex<()>,
+    reading: Mutex<()>,
+}
+
+/// The turn at reading what is not known.
+struct Turn<'a> {
+    reading: Reading,
+    _guard: MutexGuard<'a, ()>,
+}
+
+impl Known {
+    /// What is known of `key` in one of its parts, or the turn at reading it.
+    async fn look<T: Clone, K: Eq + Hash>(
+        &self,
+        part: &Fresh<T, K>,
+        key: &K,
+        clock: &dyn Clock,
+    ) -> std::result::Result<T, Turn<'_>> {
+        if let Ok(known) = part.get_of(key, clock.now()) {
+            return Ok(known);
+        }
+        let guard = self.reading.lock().await;
+        part.get_of(key, clock.now()).map_err(|reading| Turn {
+            reading,
+            _guard: guard,
+        })
+    }
 }
 
 /// What the catalogue says of an image.
@@ -154,34 +182,28 @@ impl Manager {
     /// As [`Catalogue::resolve`], from what was known two seconds ago.
     pub(crate) async fn resolve_image(&self, text: &str) -> Result<ImageRef> {
         let (known, key) = (&self.catalogue.known, text.to_owned());
-        if let Ok(reference) = known.references.get_of(&key, self.clock.now()) {
-            return Ok(reference);
-        }
-        let _turn = known.reading.lock().await;
-        let reading = match known.references.get_of(&key, self.clock.now()) {
+        let turn = match known.look(&known.references, &key, self.clock.as_ref()).await {
             Ok(reference) => return Ok(reference),
-            Err(reading) => reading,
+            Err(turn) => turn,
         };
         let reference = self.catalogue.resolve(text).await?;
-        known.references.put_of(key, reading, reference.clone());
+        known.references.put_of(key, turn.reading, reference.clone());
         Ok(reference)
     }
 
     /// What the catalogue says of `reference`, or said two seconds ago; `None` when it does not have it.
     pub(crate) async fn image(&self, reference: &ImageRef) -> Result<Option<Arc<Image>>> {
         let known = &self.catalogue.known;
-        if let Ok(image) = known.images.get_of(reference, self.clock.now()) {
-            return Ok(Some(image));
-        }
-        let _turn = known.reading.lock().await;
-        let reading = match known.images.get_of(reference, self.clock.now()) {
+        let turn = match known.look(&known.images, reference, self.clock.as_ref()).await {
             Ok(image) => return Ok(Some(image)),
-            Err(reading) => reading,
+            Err(turn) => turn,
         };
         let types = self.slot_types().await?;
         let image = self.read_image(reference.clone(), &types).await?.map(Arc::new);
         if let Some(image) = &image {
-            known.images.put_of(reference.clone(), reading, Arc::clone(image));
+            known
+                .images
+                .put_of(reference.clone(), turn.reading, Arc::clone(image));
         }
         Ok(image)
     }
