@@ -26,7 +26,10 @@ mod terminal;
 
 use std::process::ExitCode;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
+
 fn main() -> ExitCode {
+    heed_signals();
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next().as_ref().and_then(|name| name.to_str()) {
         Some("sandbox") => sandbox::run(),
@@ -34,5 +37,15 @@ fn main() -> ExitCode {
         Some("container") => container::run(arguments),
         Some("languages") => languages::run(),
         _ => ExitCode::from(2),
+    }
+}
+
+/// Takes signals as they are meant. A shell has whatever it starts in the background ignore some, and so would every program
+/// of the session then: nobody could interrupt them.
+#[expect(unsafe_code, reason = "signal")]
+fn heed_signals() {
+    for each in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: there is one thread, and the default is no code of ours.
+        _ = unsafe { signal(each, SigHandler::SigDfl) };
     }
 }

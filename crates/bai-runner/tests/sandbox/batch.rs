@@ -278,7 +278,14 @@ fn what_goes_on_in_the_background_keeps_nobody_waiting() {
 
 #[test]
 fn batch_programs_are_interrupted() {
-    let mut session = Kernel::of("shell", None).start();
+    is_interrupted(&Kernel::of("shell", None));
+    let mut kernel = Kernel::of("shell", None);
+    kernel.start_in_the_background();
+    is_interrupted(&kernel);
+}
+
+fn is_interrupted(kernel: &Kernel) {
+    let mut session = kernel.start();
     session.send(&Request::Exec("echo go; sleep 1000; echo never".into()));
     assert_eq!(next(&mut session.stream), Record::Stdout(b"go\n".to_vec()));
     session.interrupt_now();

@@ -131,6 +131,11 @@ impl Kernel {
         }
     }
 
+    /// Makes the starter one that ignores signals, as a shell has what it starts in the background do.
+    pub fn start_in_the_background(&mut self) {
+        self.surroundings = Some((&["env"], "trap '' INT QUIT HUP"));
+    }
+
     /// One more folder that belongs to the session's user.
     pub fn make_dir(&self, name: &str) -> String {
         make_dir(self.dir.path(), name, self.spec.host_uid, self.spec.host_gid)

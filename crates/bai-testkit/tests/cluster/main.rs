@@ -5,6 +5,7 @@
 mod agents;
 mod faults;
 mod freeze;
+mod limits;
 mod load;
 mod processes;
 mod site;
