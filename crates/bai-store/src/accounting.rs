@@ -82,8 +82,8 @@ impl Reader {
 impl Tx {
     /// Sets every counter to what the rows say and answers what had been wrong.
     pub async fn recalculate_usage(&mut self) -> Result<Vec<Discrepancy>> {
-        // Whoever creates waits for the first lock, whoever terminates for a row.
-        self.lock_placement().await?;
+        // Whoever creates or terminates begins with the row of a keypair. A lock of ours alone (`Tx::lock_placement`) would not
+        // do for a database that is the original's still.
         self.lock_keypairs("", params![]).await?;
         let agents = "SELECT id FROM agents ORDER BY id".to_owned() + self.for_update();
         self.fetch(agents, params![]).await?;
