@@ -25,6 +25,5 @@ fuzz_target!(|text: &str| {
     let (again, complaints) = ResourceSlot::from_stored(&slots.to_json());
     assert!(complaints.is_empty());
     assert_eq!(again.to_stored_json(), slots.to_stored_json());
-    assert!(!slots.exceeds(&slots));
     let _ = slots.humanized(&types);
 });
