@@ -102,9 +102,7 @@ impl Tx {
     pub async fn end_claims(&mut self, names: &[String], lease: &Lease) -> Result<()> {
         let (condition, params) = of_lease(names, lease);
         let sql = format!("DELETE FROM bai_claim WHERE {condition} RETURNING name");
-        let rows = self.fetch(sql, params).await?;
-        let ended: Result<Vec<String>> = rows.iter().map(|row| row.get("name")).collect();
-        all_of(names, ended?)
+        all_of(names, self.list(sql, params, |row| row.get("name")).await?)
     }
 
     /// Gives claims back. Those that have gone already are left alone.

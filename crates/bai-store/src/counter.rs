@@ -44,7 +44,7 @@ impl Tx {
     async fn count_one(&mut self, name: &'static str) -> Result<i64> {
         let sql = "INSERT INTO bai_counter (name, value) VALUES ($1, 1) \
                    ON CONFLICT (name) DO UPDATE SET value = bai_counter.value + 1 RETURNING value";
-        let row = self.fetch(sql, params![name]).await?.pop();
-        row.map_or(Ok(1), |row| row.get("value"))
+        let value = self.first(sql, params![name], |row: &Row| row.get("value"));
+        Ok(value.await?.unwrap_or(1))
     }
 }

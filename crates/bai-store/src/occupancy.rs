@@ -62,7 +62,12 @@ impl Reader {
         Ok(all)
     }
 
-    async fn occupied(&self, sql: &'static str, params: Vec<Param>) -> Result<ResourceSlot> {
+    /// What the live kernels occupy that `condition` selects.
+    async fn occupied(&self, condition: &str, params: Vec<Param>) -> Result<ResourceSlot> {
+        let sql = format!(
+            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE {condition} AND {} GROUP BY occupied_slots",
+            is_live!()
+        );
         let slots = self.list(sql, params, counted).await?;
         Ok(slots
             .iter()
@@ -71,42 +76,22 @@ impl Reader {
 
     /// What the live kernels of a keypair occupy.
     pub async fn occupied_by_keypair(&self, access_key: &AccessKey) -> Result<ResourceSlot> {
-        let sql = concat!(
-            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE access_key = $1 AND ",
-            is_live!(),
-            " GROUP BY occupied_slots"
-        );
-        self.occupied(sql, params![access_key]).await
+        self.occupied("access_key = $1", params![access_key]).await
     }
 
     /// What the live kernels of a group occupy.
     pub async fn occupied_by_group(&self, group: GroupId) -> Result<ResourceSlot> {
-        let sql = concat!(
-            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE group_id = $1 AND ",
-            is_live!(),
-            " GROUP BY occupied_slots"
-        );
-        self.occupied(sql, params![group]).await
+        self.occupied("group_id = $1", params![group]).await
     }
 
     /// What the live kernels of a domain occupy.
     pub async fn occupied_by_domain(&self, domain: &str) -> Result<ResourceSlot> {
-        let sql = concat!(
-            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE domain_name = $1 AND ",
-            is_live!(),
-            " GROUP BY occupied_slots"
-        );
-        self.occupied(sql, params![domain]).await
+        self.occupied("domain_name = $1", params![domain]).await
     }
 
     /// What the live kernels on an agent occupy.
     pub async fn occupied_by_agent(&self, agent: &AgentId) -> Result<ResourceSlot> {
-        let sql = concat!(
-            "SELECT occupied_slots, count(*) AS n FROM kernels WHERE agent = $1 AND ",
-            is_live!(),
-            " GROUP BY occupied_slots"
-        );
-        self.occupied(sql, params![agent]).await
+        self.occupied("agent = $1", params![agent]).await
     }
 
     /// What the live kernels occupy on each agent that has some, in one statement for all agents.

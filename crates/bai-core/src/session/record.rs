@@ -108,7 +108,7 @@ impl LastPlacement {
     fn take(&self, turn: i64, now: DateTime<Utc>) -> Option<Known> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let is_young = now.signed_duration_since(known.read_at) < fresh::TTL;
-        (known.turn + 1 == turn && is_young).then_some(known)
+        (known.turn + 1 == turn && is_young).then_some(Known { turn, ..known })
     }
 
     fn put(&self, known: Known) {
@@ -151,22 +151,21 @@ impl Manager {
         let turn = tx.lock_placement().await?;
         let now = self.clock.now();
         let mut known = self.last_placement.take(turn, now);
-        let (outcomes, known) = loop {
-            let is_believed = known.is_some();
-            let mut known = match known.take() {
-                Some(known) => known,
-                None => Known {
+        let believed = known
+            .as_mut()
+            .map(|known| self.place_all(known, &agents, plans, taken))
+            .filter(|outcomes| outcomes.iter().all(Result::is_ok));
+        let (outcomes, known) = match (believed, known) {
+            (Some(outcomes), Some(known)) => (outcomes, known),
+            _ => {
+                let mut known = Known {
                     turn,
                     read_at: now,
                     endings: tx.session_endings().await?,
                     occupied: tx.occupied_by_all().await?,
                     room: None,
-                },
-            };
-            known.turn = turn;
-            let outcomes = self.place_all(&mut known, &agents, plans, taken);
-            if !(is_believed && outcomes.iter().any(Result::is_err)) {
-                break (outcomes, known);
+                };
+                (self.place_all(&mut known, &agents, plans, taken), known)
             }
         };
         let new = outcomes
@@ -277,17 +276,16 @@ impl Manager {
         check_quotas(plan, [by_keypair, by_group, by_domain])?;
         let favours = site.favours.entry(plan.image_key());
         let favours = favours.or_insert_with(|| vec![None; site.agents.len()]);
-        let mut favour = |agent: usize| {
-            let (row, favour) = (site.agents.get(agent)?, favours.get_mut(agent)?);
-            *favour.get_or_insert_with(|| self.favour(row, plan))
-        };
+        let mut favour =
+            |agent: usize| *favours[agent].get_or_insert_with(|| self.favour(&site.agents[agent], plan));
         let requested = site.room.amounts(&plan.requested);
         let chosen = requested.and_then(|amounts| Some((site.room.choose(&amounts, &mut favour)?, amounts)));
-        let chosen = chosen.and_then(|(chosen, amounts)| Some((site.agents.get(chosen)?, chosen, amounts)));
-        let Some((agent, chosen, requested)) = chosen else {
+        let Some((chosen, requested)) = chosen else {
             let nothing = site.room.amounts(&ResourceSlot::default()).unwrap_or_default();
-            let emptiest = site.room.choose(&nothing, favour);
-            let emptiest = emptiest.and_then(|emptiest| site.agents.get(emptiest));
+            let emptiest = site
+                .room
+                .choose(&nothing, favour)
+                .map(|agent| &site.agents[agent]);
             let left = emptiest.map(|agent| match site.occupied.agents.get(&agent.id) {
                 Some(occupied) => agent.available_slots.minus(occupied),
                 None => agent.available_slots.clone(),
@@ -297,6 +295,7 @@ impl Manager {
             let why = why_nothing_fits(left.as_ref(), are_agents_there, plan);
             return Err(Error::InstanceNotAvailable(why));
         };
+        let agent = &site.agents[chosen];
         site.room.take(chosen, &requested);
         *sessions += 1;
         let by_agent = site.occupied.agents.entry(agent.id.clone()).or_default();

@@ -83,10 +83,8 @@ type Attempt<T> = BoxFuture<'static, std::result::Result<T, Status>>;
 struct Server {
     endpoint: Endpoint,
     channel: Mutex<Channel>,
-    /// It was when it was last asked.
+    /// It was when it was last asked; somebody waits to hear it again.
     is_silent: AtomicBool,
-    /// Somebody waits to hear it again.
-    is_listened_for: AtomicBool,
 }
 
 /// How long a server is waited for.
@@ -104,7 +102,6 @@ impl Server {
             channel: Mutex::new(endpoint.connect_lazy()),
             endpoint,
             is_silent: AtomicBool::new(false),
-            is_listened_for: AtomicBool::new(false),
         }
     }
 
@@ -115,8 +112,7 @@ impl Server {
 
     /// Notes that it was silent, and has it asked until it no longer is.
     fn fell_silent(self: &Arc<Self>, patience: Patience) {
-        self.is_silent.store(true, Ordering::Relaxed);
-        if !self.is_listened_for.swap(true, Ordering::Relaxed) {
+        if !self.is_silent.swap(true, Ordering::Relaxed) {
             tokio::spawn(Self::listen(Arc::downgrade(self), patience));
         }
     }
@@ -143,7 +139,6 @@ impl Server {
             };
             if is_heard {
                 if let Some(server) = server.upgrade() {
-                    server.is_listened_for.store(false, Ordering::Relaxed);
                     server.is_silent.store(false, Ordering::Relaxed);
                 }
                 return;
