@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
@@ -72,11 +73,34 @@ async fn what_is_committed_survives_and_the_rest_does_not() {
     drop(store);
 }
 
+/// SQLite itself refuses at once, and waits for nothing: the way in which the file is kept is to be changed.
 #[tokio::test]
-async fn opening_again_and_twice_at_once_changes_nothing() {
+async fn a_file_that_another_process_is_making_is_waited_for() {
     let (uri, _directory) = place();
-    let (one, two) = tokio::join!(Store::open(&uri), Store::open(&uri));
-    let (one, two) = (one.expect("a database"), two.expect("the same database"));
+    let mut other = SqliteConnection::connect(&format!("{uri}?mode=rwc"))
+        .await
+        .expect("a connection");
+    let making = other.begin_with("BEGIN IMMEDIATE").await.expect("a unit of work");
+    let mut opening = Box::pin(Store::open(&uri));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut opening).await;
+    assert!(early.is_err(), "{early:?}");
+    making.rollback().await.expect("an end");
+    opening.await.expect("a database");
+}
+
+#[tokio::test]
+async fn opening_again_and_several_times_at_once_changes_nothing() {
+    let (uri, _directory) = place();
+    // SQLite refuses some of so many at once, for a moment, without waiting.
+    let openings: JoinSet<_> = (0..16)
+        .map(|_| {
+            let uri = uri.clone();
+            async move { Store::open(&uri).await.expect("the same database") }
+        })
+        .collect();
+    let [one, two, ..] = &openings.join_all().await[..] else {
+        panic!("as many as were opened")
+    };
     let mut tx = one.begin().await.expect("a unit of work");
     tx.insert_domain(&domain("shared"), NOW).await.expect("a domain");
     tx.commit().await.expect("a commit");

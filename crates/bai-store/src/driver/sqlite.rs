@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -30,8 +30,15 @@ use crate::{ConflictKind, Error, Result};
 const READERS: u32 = 4;
 /// How long an operation waits for its turn before it fails as retryable.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Before opening is tried again.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Statements kept prepared by each connection.
 const PREPARED: usize = 256;
+
+/// Families of SQLite's codes.
+const BUSY: u32 = 5;
+const LOCKED: u32 = 6;
+const FULL: u32 = 13;
 
 /// The connections to one database.
 #[derive(Clone, Debug)]
@@ -105,17 +112,27 @@ fn options() -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// Opens connections. While another process changes how the file is kept, as at its first start, SQLite refuses at once
+/// whatever `busy_timeout` says, so that it is asked again.
 async fn pool(connections: u32, options: SqliteConnectOptions) -> Result<SqlitePool> {
-    SqlitePoolOptions::new()
-        .min_connections(1)
-        .max_connections(connections)
-        .acquire_timeout(PATIENCE)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await
-        .map_err(classify)
+    let begun = Instant::now();
+    loop {
+        let opened = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(connections)
+            .acquire_timeout(PATIENCE)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await;
+        match opened {
+            Err(error) if family(&error) == Some(BUSY) && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            opened => return opened.map_err(classify),
+        }
+    }
 }
 
 /// A transaction on the writing connection.
@@ -239,11 +256,14 @@ const UNIQUE_NAMES: [(&str, &str); 6] = [
 
 /// Sorts the library's errors by result code, never by text (`data-model.md` 22). Only the name of a constraint comes
 /// out of the text.
+/// The kind of failure that SQLite tells: its extended code without what extends it, which is all but the low byte.
+fn family(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
 fn classify(error: sqlx::Error) -> Error {
     use sqlx::error::ErrorKind;
-    const BUSY: u32 = 5;
-    const LOCKED: u32 = 6;
-    const FULL: u32 = 13;
     let sqlx::Error::Database(inner) = &error else {
         return match error {
             sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) => Error::Unavailable(error.into()),
@@ -256,9 +276,7 @@ fn classify(error: sqlx::Error) -> Error {
         ErrorKind::NotNullViolation => ConflictKind::NotNull,
         ErrorKind::CheckViolation => ConflictKind::Check,
         _ => {
-            let code = inner.code().and_then(|code| code.parse::<u32>().ok());
-            // The low byte is the family of the extended code.
-            return match code.map(|code| code & 0xff) {
+            return match family(&error) {
                 Some(BUSY | LOCKED | FULL) => Error::Unavailable(error.into()),
                 _ => Error::Database(error.into()),
             };

@@ -180,7 +180,8 @@ async fn slot_types_stay_known_when_the_last_agent_that_has_them_leaves() {
         let preset = presets.into_iter().find(|preset| preset["name"] == "small-gpu");
         preset.unwrap()["allocatable"].clone()
     };
-    assert_eq!(allocatable().await, json!(true));
+    // What agents have is recorded after the names of it.
+    soon("it can be had", || async { allocatable().await == json!(true) }).await;
     let left = AgentEvent::InstanceTerminated {
         agent: gpus.info.id.clone(),
         reason: "shutdown".to_owned(),
