@@ -119,6 +119,16 @@ async fn a_terminal_and_a_service_of_a_real_session() {
     )
     .await;
     until_printed(&mut stream, "sized").await;
+    // As a shell does that was about to write the size it had read when the window changed.
+    type_in(
+        &mut stream,
+        "until [ \"$(stty size)\" = '34 112' ]; do :; done; stty rows 33 cols 111; echo put back; \
+         until [ \"$(stty size)\" = '34 112' ]; do :; done; echo ke''pt\n",
+    )
+    .await;
+    let resize = json!({ "type": "resize", "rows": 34, "cols": 112 });
+    stream.send(Message::text(resize.to_string())).await.unwrap();
+    until_printed(&mut stream, "kept").await;
     type_in(&mut stream, "mark=old\n").await;
     stream
         .send(Message::text(json!({ "type": "restart" }).to_string()))

@@ -149,6 +149,10 @@ impl Terminal {
         screen: &mut Screen,
     ) -> io::Result<End> {
         self.size.mark_changed();
+        let mut window = Window {
+            master: master.get_ref(),
+            before: None,
+        };
         loop {
             tokio::select! {
                 ready = master.readable() => {
@@ -159,6 +163,9 @@ impl Terminal {
                         Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Ok(End::Shell),
                         Ok(Err(error)) => return Err(error),
                         Ok(Ok(count)) => {
+                            if let Some(size) = *self.size.borrow() {
+                                window.keep(size)?;
+                            }
                             if !screen.is_unseen() {
                                 self.host.note_use(self.spec.kernel);
                             }
@@ -184,7 +191,7 @@ impl Terminal {
                 Ok(()) = self.size.changed() => {
                     let size = *self.size.borrow_and_update();
                     if let Some(size) = size {
-                        set_size(master.get_ref(), size)?;
+                        window.resize(size)?;
                     }
                 }
             }
@@ -232,23 +239,62 @@ fn register(master: OwnedFd) -> io::Result<AsyncFd<File>> {
     Ok(unsafe { AsyncFd::register(File::from(master)) }?)
 }
 
-nix::ioctl_write_ptr_bad!(
-    /// The size of a terminal's window.
-    set_window_size,
-    libc::TIOCSWINSZ,
-    libc::winsize
-);
-
-/// Tells the terminal, and by a signal its programs, how large the window is.
-#[expect(unsafe_code, reason = "an ioctl that no library of ours wraps")]
-fn set_size(master: &File, size: Size) -> io::Result<()> {
-    let size = libc::winsize {
-        ws_row: size.rows,
-        ws_col: size.columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: the descriptor is open, and the request reads one structure of the type that it is given.
-    unsafe { set_window_size(master.as_raw_fd(), &raw const size) }?;
-    Ok(())
+/// The size of a terminal's window.
+#[derive(Debug)]
+struct Window<'a> {
+    master: &'a File,
+    /// What it was before it was changed last, until a program has put that back.
+    before: Option<Size>,
 }
+
+impl Window<'_> {
+    /// Tells the terminal, and by a signal its programs.
+    fn resize(&mut self, size: Size) -> io::Result<()> {
+        self.before = Some(self.size()?).filter(|before| *before != size);
+        self.set(size)
+    }
+
+    /// Tells it once more after a program has put back what was before: readline, and with it every shell, reads the size
+    /// and writes it before each prompt, and undoes a change that comes between the two. Who does it again wants it so.
+    fn keep(&mut self, size: Size) -> io::Result<()> {
+        if let Some(before) = self.before
+            && self.size()? == before
+        {
+            self.before = None;
+            self.set(size)?;
+        }
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "an ioctl that no library of ours wraps")]
+    fn size(&self) -> io::Result<Size> {
+        let mut size = libc::winsize {
+            ws_row: 0,
+            ws_col: 0,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: the descriptor is open, and the request writes one structure of the type that it is given.
+        unsafe { get_window_size(self.master.as_raw_fd(), &raw mut size) }?;
+        Ok(Size {
+            rows: size.ws_row,
+            columns: size.ws_col,
+        })
+    }
+
+    #[expect(unsafe_code, reason = "an ioctl that no library of ours wraps")]
+    fn set(&self, size: Size) -> io::Result<()> {
+        let size = libc::winsize {
+            ws_row: size.rows,
+            ws_col: size.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: the descriptor is open, and the request reads one structure of the type that it is given.
+        unsafe { set_window_size(self.master.as_raw_fd(), &raw const size) }?;
+        Ok(())
+    }
+}
+
+nix::ioctl_read_bad!(get_window_size, libc::TIOCGWINSZ, libc::winsize);
+nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
