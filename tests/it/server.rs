@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use bai_testkit::profile::{Profile, Servers};
+use bai_testkit::services::end_processes_of;
 use bai_testkit::services::postgres::PASSWORD;
 use tempfile::TempDir;
 
@@ -258,6 +259,13 @@ impl Up {
             servers: None,
         };
         std::mem::replace(&mut self.home, nobodys)
+    }
+}
+
+impl Drop for Home {
+    /// Sessions outlive their server on purpose: what a test that failed leaves would take the processor from those after it.
+    fn drop(&mut self) {
+        end_processes_of(self.path());
     }
 }
 

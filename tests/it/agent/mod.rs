@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use bai_testkit::services::end_processes_of;
 use tempfile::TempDir;
 
 use crate::server::{bai, processes_of};
@@ -126,13 +127,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Sessions outlive their agent on purpose, so that a failed test could leave some.
-        let folder = self.folder.path().display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&words).contains(&folder) {
-                _ = Command::new("kill").arg("-9").arg(entry.file_name()).status();
-            }
-        }
+        end_processes_of(self.folder.path());
     }
 }
 
