@@ -152,6 +152,7 @@ impl Manager {
                 () = self.stopping.cancelled() => return,
                 count = announced.recv_many(&mut batch, BATCH) => if count == 0 { return },
             }
+            let count = batch.len();
             let published: Result<()> = async {
                 let kernels: Vec<KernelId> = batch.iter().map(|announcement| announcement.kernel).collect();
                 let names = self.store.reader().session_names(&kernels).await?;
@@ -173,7 +174,7 @@ impl Manager {
             }
             .await;
             if let Err(error) = published {
-                tracing::warn!(events = batch.len(), %error, "events of sessions could not be told");
+                tracing::warn!(events = count, %error, "events of sessions could not be told");
                 batch.clear();
             }
         }

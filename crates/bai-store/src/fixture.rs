@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::catalog::{self, Kind, Table};
-use crate::driver::{Lock, Param};
+use crate::driver::Param;
 use crate::{Error, Result, Tx};
 
 /// What loading a fixture did.
@@ -83,7 +83,7 @@ impl Fixture {
     /// [`Error::Conflict`] for rows that refer to missing ones or differ from the stored ones in the key only,
     /// [`Error::TooLong`].
     pub async fn load(self, tx: &mut Tx) -> Result<Loaded> {
-        tx.lock(Lock::Fixture).await?;
+        tx.lock_fixtures().await?;
         let mut loaded = Loaded::default();
         for row in self.0 {
             let is_new = match row.table.key {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::catalog;
-use crate::driver::{Database, Dialect, Lock, Param, Row, Sql, Transaction};
+use crate::driver::{Database, Dialect, Param, Row, Sql, Transaction};
 use crate::{Result, schema};
 
 /// An open database with the current schema. Cloning shares it.
@@ -213,9 +213,9 @@ impl Tx {
         }
     }
 
-    pub(crate) async fn lock(&mut self, lock: Lock) -> Result<()> {
+    pub(crate) async fn lock_fixtures(&mut self) -> Result<()> {
         match &mut self.0.0 {
-            Executor::Transaction(transaction) => transaction.get_mut().lock(lock).await,
+            Executor::Transaction(transaction) => transaction.get_mut().lock_fixtures().await,
             Executor::Database(_) => unreachable!("only Store::begin makes a Tx"),
         }
     }

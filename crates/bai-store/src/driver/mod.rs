@@ -5,7 +5,7 @@
 //! databases, with `$n` for parameters; what differs between databases (enums, JSON, arrays, timestamps) is settled by
 //! the kind of the parameter and the type that is read, so that no statement needs to know.
 //!
-//! What is written once for each is little: migrations, catalogue queries, and locks ([`Lock`]).
+//! What is written once for each is little: migrations, catalogue queries, and the lock of fixtures ([`Transaction::lock_fixtures`]).
 
 mod param;
 mod postgres;
@@ -32,13 +32,8 @@ pub(crate) enum Dialect {
 
 /// The first number of our advisory locks on PostgreSQL, so that they are nobody else's: "bai".
 const LOCK_CLASS: i32 = 0x0062_6169;
-
-/// What one unit of work at a time may do; see [`Transaction::lock`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lock {
-    /// Loading a fixture, some of whose tables have no key.
-    Fixture = 2,
-}
+/// The second one of that for loading fixtures.
+const FIXTURES: i32 = 2;
 
 /// An open database. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -201,13 +196,13 @@ impl Transaction {
         }
     }
 
-    /// Waits until no other unit of work has this lock, and keeps it until the end. On SQLite every unit of work that has
-    /// begun is alone.
-    pub(crate) async fn lock(&mut self, lock: Lock) -> Result<()> {
+    /// Waits until no other unit of work has this lock, and keeps it until the end: one at a time loads fixtures, some of
+    /// whose tables have no key. On SQLite every unit of work that has begun is alone.
+    pub(crate) async fn lock_fixtures(&mut self) -> Result<()> {
         match self {
             Self::Postgres(tx) => {
                 let sql = "SELECT pg_advisory_xact_lock($1::int, $2::int)";
-                tx.fetch(sql.into(), params![LOCK_CLASS, lock as i32]).await?;
+                tx.fetch(sql.into(), params![LOCK_CLASS, FIXTURES]).await?;
                 Ok(())
             }
             Self::Sqlite(_) => Ok(()),
