@@ -9,14 +9,22 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// `$1` is the signal, `$2` the folder to remove, the rest is the command.
+/// `$1` is the signal, `$2` the folder to remove, the rest is the command. What has not ended a minute after the signal, as
+/// sometimes the original's manager, is killed with its children.
 const SCRIPT: &str = r#"
 trap '' INT HUP
 signal=$1; folder=$2; shift 2
 "$@" </dev/null & server=$!
 read -r word
 kill -s "$signal" "$server" 2>/dev/null
+(
+    trap 'kill "$nap"; exit' TERM
+    sleep 60 & nap=$!
+    wait "$nap"
+    kill -KILL "$server" $(cat "/proc/$server/task/$server/children")
+) 2>/dev/null & patience=$!
 wait "$server"
+kill "$patience" 2>/dev/null
 [ "$word" = keep ] || rm -rf "$folder"
 "#;
 
