@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -425,17 +425,6 @@ impl Session {
 
 /// Whether any process of the host runs the given unique command line.
 pub fn is_running(marker: &str) -> bool {
-    is_any_running(marker, |_| true)
-}
-
-/// Whether a process in this directory, under whatever name it knows it, has this in its command line.
-pub fn is_running_in(directory: &Path, marker: &str) -> bool {
-    let place = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let wanted = place(directory);
-    is_any_running(marker, |process| place(&process.join("cwd")) == wanted)
-}
-
-fn is_any_running(marker: &str, is_meant: impl Fn(&Path) -> bool) -> bool {
     let Ok(entries) = fs::read_dir("/proc") else {
         return false;
     };
@@ -444,6 +433,5 @@ fn is_any_running(marker: &str, is_meant: impl Fn(&Path) -> bool) -> bool {
         let line = fs::read(path.join("cmdline")).unwrap_or_default();
         entry.file_name().to_string_lossy() != std::process::id().to_string()
             && String::from_utf8_lossy(&line).contains(marker)
-            && is_meant(path)
     })
 }
