@@ -12,11 +12,12 @@ use bai_model::random::Random;
 use bai_model::{KernelStatus, SecretKey};
 use bai_store::{Reader, Store};
 use bai_testkit::ambient::SeededRandom;
+use bai_testkit::services::processes_of;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::server::{Home, Up, processes_of};
+use crate::server::{Home, Up};
 
 /// How often the server is killed. `BAI_CRASH_ROUNDS` asks for more than the test suite has time for.
 const ROUNDS: u64 = 6;

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use bai_testkit::profile::{Profile, Servers};
-use bai_testkit::services::end_processes_of;
 use bai_testkit::services::postgres::PASSWORD;
+use bai_testkit::services::{end_processes_of, processes_of};
 use tempfile::TempDir;
 
 /// The executable beside this test's, built by `cargo xtask test`.
@@ -42,16 +42,6 @@ pub fn command(home: &Path) -> Command {
 pub fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Processes whose command line names the folder.
-pub fn processes_of(folder: &Path) -> Vec<String> {
-    let folder = folder.to_str().unwrap();
-    let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let bytes = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
-        Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
-    });
-    lines.filter(|line| line.contains(folder)).collect()
 }
 
 /// What outlives a server: its folder and, on the cluster profile, the services that it shares with others like it.

@@ -148,11 +148,13 @@ impl Manager {
     pub(crate) async fn publish_events(self: Arc<Self>, mut announced: mpsc::Receiver<Announcement>) {
         let mut batch = Vec::new();
         loop {
-            tokio::select! {
+            let count = tokio::select! {
                 () = self.stopping.cancelled() => return,
-                count = announced.recv_many(&mut batch, BATCH) => if count == 0 { return },
+                count = announced.recv_many(&mut batch, BATCH) => count,
+            };
+            if count == 0 {
+                return;
             }
-            let count = batch.len();
             let published: Result<()> = async {
                 let kernels: Vec<KernelId> = batch.iter().map(|announcement| announcement.kernel).collect();
                 let names = self.store.reader().session_names(&kernels).await?;

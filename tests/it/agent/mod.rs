@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use bai_testkit::services::end_processes_of;
+use bai_testkit::services::{end_processes_of, processes_of};
 use tempfile::TempDir;
 
-use crate::server::{bai, processes_of};
+use crate::server::bai;
 
 /// How long any condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,7 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::server::{self, command, processes_of};
+use bai_testkit::services::processes_of;
+
+use crate::server::{self, command};
 
 #[test]
 fn the_first_command_of_the_readme_prints_42_and_leaves_nothing() {

@@ -21,7 +21,7 @@ use bai_model::{AgentId, AgentStatus, KernelStatus, SecretKey};
 use bai_proto::agent::AgentRpc as _;
 use bai_store::Store;
 use bai_store::kernel::KernelRow;
-use bai_testkit::services::{Docker, Etcd, Missing, Postgres, Proxy, Redis, postgres};
+use bai_testkit::services::{Docker, Etcd, Missing, Postgres, Proxy, Redis, postgres, processes_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -30,7 +30,6 @@ use crate::agent::{Place, Running};
 use crate::crash::{answer, sandboxes};
 use crate::gateway::cluster::run;
 use crate::gateway::{Daemon, Place as ManagerPlace};
-use crate::server::processes_of;
 
 /// How long the view of the manager may differ from the agents' after a fault is over: what came to an agent late is found
 /// when it is next asked what it runs, which is once a minute.

@@ -151,7 +151,7 @@ impl Terminal {
         self.size.mark_changed();
         let mut window = Window {
             master: master.get_ref(),
-            before: None,
+            change: None,
         };
         loop {
             tokio::select! {
@@ -163,9 +163,7 @@ impl Terminal {
                         Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Ok(End::Shell),
                         Ok(Err(error)) => return Err(error),
                         Ok(Ok(count)) => {
-                            if let Some(size) = *self.size.borrow() {
-                                window.keep(size)?;
-                            }
+                            window.keep()?;
                             if !screen.is_unseen() {
                                 self.host.note_use(self.spec.kernel);
                             }
@@ -243,24 +241,25 @@ fn register(master: OwnedFd) -> io::Result<AsyncFd<File>> {
 #[derive(Debug)]
 struct Window<'a> {
     master: &'a File,
-    /// What it was before it was changed last, until a program has put that back.
-    before: Option<Size>,
+    /// From what to what it was changed last, until a program has undone it.
+    change: Option<(Size, Size)>,
 }
 
 impl Window<'_> {
     /// Tells the terminal, and by a signal its programs.
     fn resize(&mut self, size: Size) -> io::Result<()> {
-        self.before = Some(self.size()?).filter(|before| *before != size);
+        let before = self.size()?;
+        self.change = (before != size).then_some((before, size));
         self.set(size)
     }
 
     /// Tells it once more after a program has put back what was before: readline, and with it every shell, reads the size
     /// and writes it before each prompt, and undoes a change that comes between the two. Who does it again wants it so.
-    fn keep(&mut self, size: Size) -> io::Result<()> {
-        if let Some(before) = self.before
+    fn keep(&mut self) -> io::Result<()> {
+        if let Some((before, size)) = self.change
             && self.size()? == before
         {
-            self.before = None;
+            self.change = None;
             self.set(size)?;
         }
         Ok(())

@@ -5,7 +5,8 @@
 //! databases, with `$n` for parameters; what differs between databases (enums, JSON, arrays, timestamps) is settled by
 //! the kind of the parameter and the type that is read, so that no statement needs to know.
 //!
-//! What is written once for each is little: migrations, catalogue queries, and the lock of fixtures ([`Transaction::lock_fixtures`]).
+//! What is written once for each is little: migrations, catalogue queries, and the lock of fixtures
+//! ([`Transaction::lock_fixtures`]).
 
 mod param;
 mod postgres;
@@ -32,7 +33,7 @@ pub(crate) enum Dialect {
 
 /// The first number of our advisory locks on PostgreSQL, so that they are nobody else's: "bai".
 const LOCK_CLASS: i32 = 0x0062_6169;
-/// The second one of that for loading fixtures.
+/// The second number of the one for loading fixtures.
 const FIXTURES: i32 = 2;
 
 /// An open database. Cloning shares it.

@@ -20,6 +20,7 @@ mod server;
 pub mod site;
 pub mod tls;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -81,19 +82,34 @@ pub(crate) fn free_port() -> std::io::Result<u16> {
 /// Ends every process whose command line names the folder: sessions, which outlive their server on purpose, so that a test
 /// that failed could leave some.
 pub fn end_processes_of(folder: &Path) {
-    let folder = folder.display().to_string();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&words).contains(&folder) {
-            let id = entry.file_name();
-            // It may have ended meanwhile.
-            _ = Command::new("kill")
-                .arg("-9")
-                .arg(id)
-                .stderr(Stdio::null())
-                .status();
-        }
+    for (id, _) in numbered_processes_of(folder).into_iter().flatten() {
+        // It may have ended meanwhile.
+        _ = Command::new("kill")
+            .arg("-9")
+            .arg(id)
+            .stderr(Stdio::null())
+            .status();
     }
+}
+
+/// The command lines of all processes whose command line names the folder.
+///
+/// # Panics
+/// Where there is no `/proc`: nobody is to believe that nothing runs.
+pub fn processes_of(folder: &Path) -> Vec<String> {
+    let processes = numbered_processes_of(folder).expect("/proc");
+    processes.map(|(_, line)| line).collect()
+}
+
+fn numbered_processes_of(folder: &Path) -> std::io::Result<impl Iterator<Item = (OsString, String)>> {
+    let folder = folder.display().to_string();
+    let entries = std::fs::read_dir("/proc")?;
+    Ok(entries.filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&words).replace('\0', " ");
+        line.contains(&folder).then(|| (entry.file_name(), line))
+    }))
 }
 
 /// The last lines of a log, for the message of a test that fails.

@@ -1,10 +1,10 @@
 //! PostgreSQL: a pool of connections which fails fast while the database is away.
 //!
 //! Invariants: sessions are in UTC and at READ COMMITTED, so that each statement sees what was committed before it and
-//! what a unit of work decides by what it read needs a lock (`for_update`, a row that is counted up); every wait has a deadline,
-//! on the server (`statement_timeout`, `lock_timeout`, `idle_in_transaction_session_timeout`) and here; a connection
-//! with an unfinished answer is closed and never used again; what a broken connection cannot have done is done again
-//! once (reads, and the beginning of a transaction), everything else is the caller's to repeat.
+//! what a unit of work decides by what it read needs a lock (`for_update`, a row that is counted up); every wait has a
+//! deadline, on the server (`statement_timeout`, `lock_timeout`, `idle_in_transaction_session_timeout`) and here; a
+//! connection with an unfinished answer is closed and never used again; what a broken connection cannot have done is
+//! done again once (reads, and the beginning of a transaction), everything else is the caller's to repeat.
 //!
 //! Not here: which databases we accept (`schema`).
 
