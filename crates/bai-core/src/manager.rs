@@ -32,7 +32,7 @@ use crate::lifecycle::EventHub;
 use crate::manager_status::ManagerStatus;
 use crate::rate::RateCounter;
 use crate::reconcile::{InFlight, Start};
-use crate::session::{LastPlacement, Plan, Project, ProjectKey};
+use crate::session::{LastPlacement, NameSearch, Plan, Project, ProjectKey};
 use crate::stream::Streams;
 use crate::together::Waiting;
 use crate::{Error, Result, auth};
@@ -86,6 +86,7 @@ pub struct Manager {
     pub(crate) admission: Fresh<i64>,
     pub(crate) slot_types: Fresh<SlotTypes>,
     pub(crate) projects: Fresh<Arc<Project>, ProjectKey>,
+    pub(crate) name_searches: Waiting<NameSearch>,
     pub(crate) recordings: Waiting<Arc<Plan>>,
     pub(crate) starts: Waiting<Start>,
     pub(crate) last_placement: LastPlacement,
@@ -139,6 +140,7 @@ impl Manager {
             admission: Fresh::default(),
             slot_types: Fresh::default(),
             projects: Fresh::default(),
+            name_searches: Waiting::default(),
             recordings: Waiting::default(),
             starts: Waiting::default(),
             last_placement: LastPlacement::default(),

@@ -208,6 +208,25 @@ macro_rules! is_live {
 }
 pub(crate) use is_live;
 
+/// Joins kernels to names in a table `wanted` ([`with_names`]). A subquery for each name, because PostgreSQL could read all
+/// that lives for a join (`docs/adr/0020-finding-live-kernels.md`).
+macro_rules! holds_a_name {
+    () => {
+        "JOIN wanted ON k.id = (SELECT id FROM kernels WHERE access_key = wanted.owner AND sess_id = wanted.name \
+         AND role = 'master' AND status <> 'TERMINATED')"
+    };
+}
+#[cfg(test)]
+pub(crate) use holds_a_name;
+
+/// A statement about so many pairs of an owner and a name, which are its parameters in turn.
+fn with_names(count: usize, statement: &str) -> String {
+    format!(
+        "WITH wanted (owner, name) AS (VALUES {}) {statement}",
+        places(count, 2)
+    )
+}
+
 /// The state as something to be looked at in a row that is found by its key, and not to be searched by.
 const STATE: &str = "CAST(status AS text)";
 
@@ -234,12 +253,23 @@ impl Reader {
         self.first(sql, params![access_key, name], read).await
     }
 
-    /// The kernel that holds that session name, whatever became of its agent.
-    pub async fn live_kernel_by_name(&self, access_key: &AccessKey, name: &str) -> Result<Option<KernelRow>> {
-        let sql = select_kernels!(
-            "WHERE k.access_key = $1 AND k.sess_id = $2 AND k.role = 'master' AND k.status <> 'TERMINATED'"
-        );
-        self.first(sql, params![access_key, name], read).await
+    /// The kernels that hold these session names of these owners, whatever became of their agents. Names that nobody holds
+    /// are missing.
+    pub async fn live_kernels_by_name(
+        &self,
+        names: &[(&AccessKey, &str)],
+    ) -> Result<HashMap<(AccessKey, String), KernelRow>> {
+        let mut rows = HashMap::with_capacity(names.len());
+        for batch in names.chunks(BATCH) {
+            let sql = with_names(batch.len(), select_kernels!(holds_a_name!()));
+            let params = batch.iter().flat_map(|(owner, name)| params![*owner, *name]);
+            for row in self.list(sql, params.collect(), read).await? {
+                if let (Some(owner), Some(name)) = (&row.access_key, &row.sess_id) {
+                    rows.insert((owner.clone(), name.clone()), row);
+                }
+            }
+        }
+        Ok(rows)
     }
 
     /// The kernel with this id, in whatever state.

@@ -15,6 +15,7 @@ use super::resources::requested_slots;
 use super::{SessionCreate, SessionCreated};
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
+use crate::together::{Joint, Waiting};
 use crate::{Error, Identity, Manager, Op, Result};
 
 /// How often a creation starts anew because another one of the same name was in the way.
@@ -39,6 +40,35 @@ struct Premises {
     reference: ImageRef,
 }
 
+/// A search for the session that has a name. Everybody who creates one looks for it first.
+#[derive(Debug)]
+pub(crate) struct NameSearch {
+    owner: AccessKey,
+    name: String,
+}
+
+impl Joint for NameSearch {
+    type Outcome = Option<KernelRow>;
+
+    const NAME: &str = "looking for a session";
+
+    fn waiting(manager: &Manager) -> &Waiting<Self> {
+        &manager.name_searches
+    }
+
+    async fn do_all(manager: &Manager, searches: &[&Self]) -> Result<Vec<Result<Option<KernelRow>>>> {
+        let names = searches
+            .iter()
+            .map(|search| (&search.owner, search.name.as_str()));
+        let names: Vec<_> = names.collect();
+        let found = manager.store.reader().live_kernels_by_name(&names).await?;
+        Ok(searches
+            .iter()
+            .map(|search| Ok(found.get(&(search.owner.clone(), search.name.clone())).cloned()))
+            .collect())
+    }
+}
+
 impl Manager {
     /// Returns the session of that name or creates it. Creation goes on when the caller goes away.
     ///
@@ -53,9 +83,7 @@ impl Manager {
         for _ in 0..MAX_ATTEMPTS {
             let endings = self.admit_session().await;
             let endings = self.unless_too_many(&request, &owner, endings).await?;
-            let reader = self.store.reader();
-            let existing = reader.live_kernel_by_name(owner_key, request.name.as_str());
-            if let Some(existing) = existing.await? {
+            if let Some(existing) = self.holder_of_name(&request, &owner).await? {
                 match self.reuse(&request, &premises.reference, existing).await? {
                     Some(session) => return Ok(session),
                     None => continue,
@@ -91,7 +119,7 @@ impl Manager {
     /// only where one would be made; here it is counted when the session is recorded, and before that only to tell the
     /// same.
     async fn unless_too_many<T>(
-        &self,
+        self: &Arc<Self>,
         request: &SessionCreate,
         owner: &Identity,
         step: Result<T>,
@@ -103,10 +131,21 @@ impl Manager {
         step
     }
 
-    async fn is_name_taken(&self, request: &SessionCreate, owner: &Identity) -> Result<bool> {
-        let reader = self.store.reader();
-        let existing = reader.live_kernel_by_name(&owner.access_key, request.name.as_str());
-        Ok(existing.await?.is_some())
+    async fn is_name_taken(self: &Arc<Self>, request: &SessionCreate, owner: &Identity) -> Result<bool> {
+        Ok(self.holder_of_name(request, owner).await?.is_some())
+    }
+
+    /// The session that has the name, whatever became of its agent.
+    async fn holder_of_name(
+        self: &Arc<Self>,
+        request: &SessionCreate,
+        owner: &Identity,
+    ) -> Result<Option<KernelRow>> {
+        let search = NameSearch {
+            owner: owner.access_key.clone(),
+            name: request.name.as_str().to_owned(),
+        };
+        self.join_in(search).await
     }
 
     async fn premises(

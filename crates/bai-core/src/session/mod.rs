@@ -24,7 +24,7 @@ use bai_store::kernel::KernelRow;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::create::{Project, ProjectKey};
+pub(crate) use self::create::{NameSearch, Project, ProjectKey};
 pub(crate) use self::record::{LastPlacement, Plan};
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;

@@ -19,6 +19,13 @@ fn ports() -> KernelPorts {
     }
 }
 
+/// The kernel that holds a session's name of [`key`].
+async fn holder(reader: &Reader, name: &str) -> Option<KernelId> {
+    let found = reader.live_kernels_by_name(&[(&key(), name)]).await;
+    let holder = found.expect("a look-up").remove(&(key(), name.to_owned()));
+    holder.map(|row| row.id)
+}
+
 /// What is not committed never was, and a unit of work sees its own changes.
 pub async fn units_of_work_roll_back(store: Store) {
     seed(&store).await;
@@ -58,6 +65,24 @@ pub async fn many_begin_and_start_together(store: Store) {
     tx.insert_kernels(&kernels).await.expect("kernels");
     tx.commit().await.expect("a commit");
     let reader = store.reader();
+    let other_key = other.access_key.clone();
+    let names = [
+        (&key(), "session1"),
+        (&other_key, "session3"),
+        (&key(), "session3"),
+        (&other_key, "session1"),
+        (&key(), "session1"),
+        (&key(), "session2"),
+    ];
+    let mut holders = reader.live_kernels_by_name(&names).await.expect("a look-up");
+    let mut holder = |owner: &AccessKey, name: &str| {
+        let row = holders.remove(&(owner.clone(), name.to_owned()));
+        row.map(|row| row.id)
+    };
+    assert_eq!(holder(&key(), "session1"), Some(kernel_id(1)));
+    assert_eq!(holder(&key(), "session2"), Some(kernel_id(2)));
+    assert_eq!(holder(&other_key, "session3"), Some(kernel_id(3)));
+    assert!(holders.is_empty(), "only those who have the name: {holders:?}");
     assert_eq!(counters(&reader, "i-one").await.0, 2);
     for (agent, number) in [("i-one", 2), ("i-two", 1)] {
         let expected = kernels[0].occupied_slots.times(number);
@@ -227,13 +252,7 @@ pub async fn kernels_live_and_end(store: Store) {
             .expect("a look-up")
             .is_none()
     );
-    assert!(
-        reader
-            .live_kernel_by_name(&key(), "session")
-            .await
-            .expect("a look-up")
-            .is_none()
-    );
+    assert_eq!(holder(&reader, "session").await, None);
     assert_eq!(counters(&reader, "i-one").await, (0, Default::default()));
 }
 
@@ -306,13 +325,7 @@ pub async fn sessions_hide_without_their_agent(store: Store) {
             .expect("a look-up")
             .is_none()
     );
-    assert!(
-        reader
-            .live_kernel_by_name(&key(), "session")
-            .await
-            .expect("a look-up")
-            .is_some()
-    );
+    assert!(holder(&reader, "session").await.is_some());
     assert_eq!(reader.count_live_sessions(&key()).await.expect("a count"), 1);
     let alive = reader.alive_agents().await.expect("agents");
     assert_eq!(
@@ -344,12 +357,7 @@ pub async fn names_are_held_once(store: Store) {
     tx.insert_kernel(&kernel(2, "session"))
         .await
         .expect("a free name");
-    let row = tx
-        .live_kernel_by_name(&key(), "session")
-        .await
-        .expect("a look-up")
-        .expect("a kernel");
-    assert_eq!(row.id, kernel_id(2));
+    assert_eq!(holder(&tx, "session").await, Some(kernel_id(2)));
 }
 
 /// Of many who want the same name at once, one gets it and the others are told why not.

@@ -4,7 +4,7 @@ mod postgres;
 
 use crate::catalog::{self, Kind};
 use crate::driver::Database;
-use crate::kernel::is_live;
+use crate::kernel::{holds_a_name, is_live};
 use crate::store::StoreOptions;
 
 const ORIGINAL: &str = include_str!("../../tests/schema_19_06.txt");
@@ -150,7 +150,7 @@ fn the_catalogue_knows_every_column_and_length() {
 }
 
 /// The searches for live kernels of every session (`data-model.md` 21): what is read, the index, and by what columns of it.
-const LIVE: [(&str, &str, &str); 7] = [
+const LIVE: [(&str, &str, &str); 8] = [
     (
         concat!("SELECT occupied_slots FROM kernels WHERE ", is_live!()),
         "bai_ix_kernels_live",
@@ -183,6 +183,14 @@ const LIVE: [(&str, &str, &str); 7] = [
     (
         "SELECT * FROM kernels k WHERE k.access_key = 'x' AND k.sess_id = 'x' AND k.role = 'master' \
          AND k.status <> 'TERMINATED'",
+        "ix_kernels_unique_sess_token",
+        "sess_id",
+    ),
+    (
+        concat!(
+            "WITH wanted (owner, name) AS (VALUES ('x', 'x'), ('y', 'y')) SELECT * FROM kernels k ",
+            holds_a_name!()
+        ),
         "ix_kernels_unique_sess_token",
         "sess_id",
     ),
