@@ -15,9 +15,8 @@ use bai_proto::agent::{AgentError, AgentRpc};
 use bai_store::kernel::KernelRow;
 use futures_util::{StreamExt as _, stream};
 
-use crate::agents::Compared;
+use crate::agents::{AGENT_DEADLINE, Compared};
 use crate::cluster::Duty;
-use crate::reconcile::AGENT_DEADLINE;
 use crate::{Manager, Result};
 
 /// Kernels that one agent is asked for at the same time.

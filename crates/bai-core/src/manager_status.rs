@@ -12,7 +12,8 @@ use bai_model::KernelStatus;
 use bai_store::kernel::KernelRow;
 use futures_util::{StreamExt as _, stream};
 
-use crate::reconcile::{AGENT_DEADLINE, Outcome};
+use crate::agents::AGENT_DEADLINE;
+use crate::reconcile::Outcome;
 use crate::session::DESTRUCTION_DEADLINE;
 use crate::{Error, Manager, Op, Result};
 

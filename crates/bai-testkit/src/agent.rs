@@ -29,6 +29,7 @@ pub struct FakeAgent {
     state: Mutex<State>,
     interrupts: Notify,
     creations_are_held: watch::Sender<bool>,
+    lists_are_held: watch::Sender<bool>,
     /// It does what agents of 19.06 do, and says so of nothing else.
     is_original: AtomicBool,
 }
@@ -91,6 +92,16 @@ impl FakeAgent {
     /// Makes creations wait until they are let go.
     pub fn hold_creations(&self, held: bool) {
         self.creations_are_held.send_replace(held);
+    }
+
+    /// Makes it keep who asks what it runs waiting until they are let go.
+    pub fn hold_lists(&self, held: bool) {
+        self.lists_are_held.send_replace(held);
+    }
+
+    /// Whether somebody who asked what it runs is kept waiting.
+    pub fn keeps_waiting(&self) -> bool {
+        self.lists_are_held.receiver_count() > 0
     }
 
     /// Gives sessions that are made from now on services and a terminal on real ports.
@@ -232,13 +243,7 @@ impl AgentRpc for FakeAgent {
         config: KernelConfig,
     ) -> Result<KernelCreated, AgentError> {
         self.lock().calls.push("create_kernel".to_owned());
-        let let_go = self
-            .creations_are_held
-            .subscribe()
-            .wait_for(|held| !held)
-            .await
-            .is_ok();
-        assert!(let_go, "the sender is a part of this agent");
+        until_let_go(&self.creations_are_held).await;
         if let Some(error) = self.lock().next_creation_fails.take() {
             return Err(error);
         }
@@ -412,6 +417,7 @@ impl AgentRpc for FakeAgent {
         if self.is_original.load(Ordering::Relaxed) {
             return Err(AgentError::not_provided("list_kernels"));
         }
+        until_let_go(&self.lists_are_held).await;
         Ok(self.kernels())
     }
 
@@ -433,6 +439,11 @@ pub fn events() -> (
         .try_send(AgentEvent::InstanceHeartbeat(FakeAgent::info()))
         .expect("an empty channel");
     (sender, receiver)
+}
+
+async fn until_let_go(held: &watch::Sender<bool>) {
+    let let_go = held.subscribe().wait_for(|held| !held).await.is_ok();
+    assert!(let_go, "the sender is a part of the agent");
 }
 
 /// An agent as the manager holds it.

@@ -65,6 +65,8 @@ struct Directory {
     notes: u64,
 }
 
+/// How long the answers of agents may take, but for creations and files (`http-api.md` 4.8).
+pub(crate) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an agent that is alive may be without a connection before that is told: one that has died is lost by then.
 const UNCONNECTED: Duration = Duration::from_secs(10);
 

@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub(crate) use self::start::{Creation, Start};
+use crate::agents::AGENT_DEADLINE;
 use crate::cluster::Duty;
 use crate::lifecycle::Lifecycle;
 use crate::{Error, Manager, Result};
@@ -32,8 +33,6 @@ use crate::{Error, Manager, Result};
 const CREATION_FAILED: &str = "creation-failed";
 /// How long a kernel may take to start. Pulling an image is part of it.
 const CREATION_DEADLINE: Duration = Duration::from_secs(3600);
-/// How long an agent's other answers may take (`http-api.md` 4.8.3, 4.8.4).
-pub(crate) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a request waits for what another manager does with its kernel, unless that is a creation.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(45);

@@ -26,6 +26,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) use self::create::{NameSearch, Project, ProjectKey};
 pub(crate) use self::record::{LastPlacement, Plan};
+use crate::agents::AGENT_DEADLINE;
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::Outcome;
 use crate::{Error, Manager, Op, Result};
@@ -100,8 +101,6 @@ impl From<SessionExecute> for ExecuteRequest {
     }
 }
 
-/// How long a call to an agent may take where `http-api.md` 4.8 names a time.
-pub(crate) const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long one file may take (`agent-protocol.md` 1.8).
 const FILE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a termination is waited for, with what must end before it.

@@ -25,8 +25,9 @@ use tokio::time::Instant;
 pub use service::ServiceStream;
 pub use terminal::{Screen, TerminalStream};
 
+use crate::agents::AGENT_DEADLINE;
 use crate::auth::Credential;
-use crate::session::{AGENT_DEADLINE, SessionExecute, SessionRef, can_execute, within};
+use crate::session::{SessionExecute, SessionRef, can_execute, within};
 use crate::{Error, Manager, Op, Result};
 
 /// Streams of one session at once.

@@ -111,3 +111,42 @@ async fn an_agent_that_tells_one_manager_is_called_lost_and_found_by_both() {
     assert_eq!(fake.kernels(), []);
     second.shutdown().await;
 }
+
+/// What managers wait for an agent's list of kernels is longer.
+const WITHOUT_THEIR_ANSWERS: Duration = Duration::from_secs(20);
+
+/// Few agents at a time are looked up in the records, and none of them while it is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_do_not_answer_keep_no_other_from_being_recorded() {
+    let Some(site) = Site::start("agents that do not answer") else {
+        return;
+    };
+    let store = site.populate().await;
+    let proxies = Proxies::before(&site);
+    let manager = manager_with_timeout(&site, &proxies, 1, Duration::from_secs(60)).await;
+    let events = hear(&manager).await;
+    let (mut silent, mut agents) = (Vec::new(), Vec::new());
+    for number in 0..20 {
+        let fake = Arc::new(FakeAgent::default());
+        fake.hold_lists(true);
+        agents.push(RemoteAgent::start(&format!("i-silent-{number}"), events, fake.clone()).await);
+        silent.push(fake);
+    }
+    let all_are_asked = async {
+        for agent in &agents {
+            agent.beat().await;
+            until_agent(&store, agent, AgentStatus::Alive).await;
+        }
+        eventually("each is asked what it runs", || async {
+            silent.iter().all(|fake| fake.keeps_waiting()).then_some(())
+        })
+        .await;
+    };
+    tokio::time::timeout(WITHOUT_THEIR_ANSWERS, all_are_asked)
+        .await
+        .expect("nobody waits for the answers of others");
+    for fake in &silent {
+        fake.hold_lists(false);
+    }
+    manager.shutdown().await;
+}
