@@ -7,7 +7,7 @@
 use bai_proto::agent::AgentError;
 use serde_json::Value;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `general-error`, 500: for example an unknown group or domain in session creation.
     #[error("{0}")]

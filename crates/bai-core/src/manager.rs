@@ -29,7 +29,7 @@ use crate::event::Endings;
 use crate::fresh::Fresh;
 use crate::image::Catalogue;
 use crate::lifecycle::EventHub;
-use crate::manager_status::ManagerStatus;
+use crate::manager_status::{ManagerStatus, SessionCount};
 use crate::rate::RateCounter;
 use crate::reconcile::{InFlight, Start};
 use crate::session::{LastPlacement, NameSearch, Plan, Project, ProjectKey};
@@ -87,6 +87,7 @@ pub struct Manager {
     pub(crate) slot_types: Fresh<SlotTypes>,
     pub(crate) projects: Fresh<Arc<Project>, ProjectKey>,
     pub(crate) name_searches: Waiting<NameSearch>,
+    pub(crate) session_counts: Waiting<SessionCount>,
     pub(crate) recordings: Waiting<Arc<Plan>>,
     pub(crate) starts: Waiting<Start>,
     pub(crate) last_placement: LastPlacement,
@@ -141,6 +142,7 @@ impl Manager {
             slot_types: Fresh::default(),
             projects: Fresh::default(),
             name_searches: Waiting::default(),
+            session_counts: Waiting::default(),
             recordings: Waiting::default(),
             starts: Waiting::default(),
             last_placement: LastPlacement::default(),

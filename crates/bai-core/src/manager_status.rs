@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, stream};
 use crate::agents::AGENT_DEADLINE;
 use crate::reconcile::Outcome;
 use crate::session::DESTRUCTION_DEADLINE;
+use crate::together::{Joint, Waiting};
 use crate::{Error, Manager, Op, Result};
 
 /// Where the status is kept.
@@ -99,15 +100,35 @@ pub struct StatusReport {
     pub active_sessions: i64,
 }
 
+/// The question how many sessions there are. Anybody may ask, without a keypair and as often as they like.
+#[derive(Debug)]
+pub(crate) struct SessionCount;
+
+impl Joint for SessionCount {
+    type Outcome = i64;
+
+    const NAME: &str = "counting sessions";
+
+    fn waiting(manager: &Manager) -> &Waiting<Self> {
+        &manager.session_counts
+    }
+
+    /// Where it cannot be told, all hear so at once: to ask again for each would have them wait for each other.
+    async fn do_all(manager: &Manager, all: &[&Self]) -> Result<Vec<Result<i64>>> {
+        let counted = manager.store.reader().count_live_sessions_total().await;
+        Ok(vec![counted.map_err(Error::from); all.len()])
+    }
+}
+
 impl Manager {
     /// What the managers are doing. For everybody.
     ///
     /// # Errors
     /// When the database or the configuration store cannot tell.
-    pub async fn manager_status(&self, _op: &Op) -> Result<StatusReport> {
+    pub async fn manager_status(self: &Arc<Self>, _op: &Op) -> Result<StatusReport> {
         Ok(StatusReport {
             status: self.status_now().await?,
-            active_sessions: self.store.reader().count_live_sessions_total().await?,
+            active_sessions: self.join_in(SessionCount).await?,
         })
     }
 

@@ -9,4 +9,5 @@ mod limits;
 mod load;
 mod processes;
 mod site;
+mod status;
 mod takeover;
