@@ -208,24 +208,16 @@ macro_rules! is_live {
 }
 pub(crate) use is_live;
 
-/// Joins kernels to names in a table `wanted` ([`with_names`]). A subquery for each name, because PostgreSQL could read all
-/// that lives for a join (`docs/adr/0020-finding-live-kernels.md`).
-macro_rules! holds_a_name {
+/// The session that has the name in a row of a table `wanted`. A search for each name, because PostgreSQL could read all that
+/// lives for a join (`docs/adr/0020-finding-live-kernels.md`).
+macro_rules! holder_of_name {
     () => {
-        "JOIN wanted ON k.id = (SELECT id FROM kernels WHERE access_key = wanted.owner AND sess_id = wanted.name \
+        "(SELECT id FROM kernels WHERE access_key = wanted.owner AND sess_id = wanted.name \
          AND role = 'master' AND status <> 'TERMINATED')"
     };
 }
 #[cfg(test)]
-pub(crate) use holds_a_name;
-
-/// A statement about so many pairs of an owner and a name, which are its parameters in turn.
-fn with_names(count: usize, statement: &str) -> String {
-    format!(
-        "WITH wanted (owner, name) AS (VALUES {}) {statement}",
-        places(count, 2)
-    )
-}
+pub(crate) use holder_of_name;
 
 /// The state as something to be looked at in a row that is found by its key, and not to be searched by.
 const STATE: &str = "CAST(status AS text)";
@@ -261,7 +253,13 @@ impl Reader {
     ) -> Result<HashMap<(AccessKey, String), KernelRow>> {
         let mut rows = HashMap::with_capacity(names.len());
         for batch in names.chunks(BATCH) {
-            let sql = with_names(batch.len(), select_kernels!(holds_a_name!()));
+            let sql = format!(
+                concat!(
+                    "WITH wanted (owner, name) AS (VALUES {}) ",
+                    select_kernels!(concat!("JOIN wanted ON k.id = ", holder_of_name!()))
+                ),
+                places(batch.len(), 2)
+            );
             let params = batch.iter().flat_map(|(owner, name)| params![*owner, *name]);
             for row in self.list(sql, params.collect(), read).await? {
                 if let (Some(owner), Some(name)) = (&row.access_key, &row.sess_id) {
@@ -562,10 +560,12 @@ impl Tx {
                 .flat_map(|(key, name, count)| [key.into(), name.into(), (*count).into()])
                 .collect();
             let sql = format!(
-                "WITH used (access_key, sess_id, count) AS (VALUES {}) \
-                 UPDATE kernels SET num_queries = coalesce(num_queries, 0) + used.count FROM used \
-                 WHERE kernels.access_key = used.access_key AND kernels.sess_id = used.sess_id \
-                 AND kernels.role = 'master' AND kernels.status <> 'TERMINATED'",
+                concat!(
+                    "WITH wanted (owner, name, count) AS (VALUES {}) \
+                     UPDATE kernels SET num_queries = coalesce(num_queries, 0) + wanted.count FROM wanted \
+                     WHERE kernels.id = ",
+                    holder_of_name!()
+                ),
                 places(batch.len(), 3)
             );
             self.execute(sql, params).await?;
@@ -584,9 +584,14 @@ impl Tx {
             .flat_map(|(key, name, _)| [key.into(), name.into()])
             .collect();
         let sql = format!(
-            "SELECT id FROM kernels WHERE (access_key, sess_id) IN (VALUES {}) AND role = 'master' \
-             AND status <> 'TERMINATED' ORDER BY id{for_update}",
-            places(sessions.len(), 2)
+            concat!(
+                "WITH wanted (owner, name) AS (VALUES {}) \
+                 SELECT k.id FROM kernels k JOIN wanted ON k.id = ",
+                holder_of_name!(),
+                " ORDER BY k.id{} OF k"
+            ),
+            places(sessions.len(), 2),
+            for_update
         );
         self.fetch(sql, params).await?;
         Ok(())

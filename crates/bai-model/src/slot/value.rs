@@ -237,6 +237,10 @@ impl PartialOrd for SlotValue {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::NotANumber, _) | (_, Self::NotANumber) => None,
+            // Placement compares thousands of amounts for a session, mostly whole ones.
+            (Self::Finite(a), Self::Finite(b)) if a.scale() == b.scale() => {
+                Some(a.mantissa().cmp(&b.mantissa()))
+            }
             (Self::Finite(a), Self::Finite(b)) => Some(a.cmp(b)),
             (Self::Infinity, Self::Infinity) | (Self::NegativeInfinity, Self::NegativeInfinity) => {
                 Some(Ordering::Equal)

@@ -4,7 +4,7 @@ mod postgres;
 
 use crate::catalog::{self, Kind};
 use crate::driver::Database;
-use crate::kernel::{holds_a_name, is_live};
+use crate::kernel::{holder_of_name, is_live};
 use crate::store::StoreOptions;
 
 const ORIGINAL: &str = include_str!("../../tests/schema_19_06.txt");
@@ -150,7 +150,7 @@ fn the_catalogue_knows_every_column_and_length() {
 }
 
 /// The searches for live kernels of every session (`data-model.md` 21): what is read, the index, and by what columns of it.
-const LIVE: [(&str, &str, &str); 8] = [
+const LIVE: [(&str, &str, &str); 9] = [
     (
         concat!("SELECT occupied_slots FROM kernels WHERE ", is_live!()),
         "bai_ix_kernels_live",
@@ -188,8 +188,17 @@ const LIVE: [(&str, &str, &str); 8] = [
     ),
     (
         concat!(
-            "WITH wanted (owner, name) AS (VALUES ('x', 'x'), ('y', 'y')) SELECT * FROM kernels k ",
-            holds_a_name!()
+            "WITH wanted (owner, name) AS (VALUES ('x', 'x'), ('y', 'y')) SELECT * FROM kernels k JOIN wanted ON k.id = ",
+            holder_of_name!()
+        ),
+        "ix_kernels_unique_sess_token",
+        "sess_id",
+    ),
+    (
+        concat!(
+            "WITH wanted (owner, name) AS (VALUES ('x', 'x'), ('y', 'y')) \
+             UPDATE kernels SET num_queries = 1 FROM wanted WHERE kernels.id = ",
+            holder_of_name!()
         ),
         "ix_kernels_unique_sess_token",
         "sess_id",
