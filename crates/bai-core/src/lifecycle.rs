@@ -7,12 +7,13 @@
 //! Invariants: to announce never waits and never fails; an event may be missing (a manager that was killed after the
 //! record, a broker that forgot), so that nothing is decided by events alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bai_backplane::broker::EntryId;
 use bai_model::{AccessKey, KernelId};
+use bai_store::kernel::NewKernel;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
@@ -23,7 +24,7 @@ use crate::{Manager, Op, Result};
 
 /// The stream of the broker.
 const STREAM: &str = "session-events";
-/// Events that are kept for those who come again ([`SessionEventsRequest::after`]).
+/// Events that are kept for those who come again ([`SessionEventsRequest::after`]), and kernels whose names are known.
 const KEPT: usize = 4096;
 /// Events that are read, or looked up, at once.
 const BATCH: usize = 256;
@@ -113,7 +114,12 @@ pub(crate) struct Announcement {
     kernel: KernelId,
     event: Lifecycle,
     reason: String,
+    /// Where they need not be looked for.
+    names: Option<Names>,
 }
+
+/// A session's name, and whose it is: the same as long as there is its kernel.
+type Names = (String, AccessKey);
 
 /// Where events come in and go out.
 #[derive(Debug)]
@@ -134,11 +140,26 @@ impl EventHub {
 impl Manager {
     /// Tells what was recorded of a kernel.
     pub(crate) fn announce(&self, kernel: KernelId, event: Lifecycle, reason: &str) {
-        let announcement = Announcement {
+        self.tell(Announcement {
             kernel,
             event,
             reason: reason.to_owned(),
-        };
+            names: None,
+        });
+    }
+
+    /// Tells that a kernel was recorded.
+    pub(crate) fn announce_new(&self, kernel: &NewKernel) {
+        self.tell(Announcement {
+            kernel: kernel.id,
+            event: Lifecycle::Preparing,
+            reason: String::new(),
+            names: Some((kernel.sess_id.clone(), kernel.access_key.clone())),
+        });
+    }
+
+    fn tell(&self, announcement: Announcement) {
+        let (kernel, event) = (announcement.kernel, announcement.event);
         if self.events.announced.try_send(announcement).is_err() {
             tracing::warn!(kernel.id = %kernel, event = event.as_str(), "too many events at once; this one is not told");
         }
@@ -147,6 +168,8 @@ impl Manager {
     /// Gives announcements their names, and to the broker.
     pub(crate) async fn publish_events(self: Arc<Self>, mut announced: mpsc::Receiver<Announcement>) {
         let mut batch = Vec::new();
+        // What was told of lately, of which more will be told soon.
+        let mut known: HashMap<KernelId, Names> = HashMap::new();
         loop {
             let count = tokio::select! {
                 () = self.stopping.cancelled() => return,
@@ -156,16 +179,24 @@ impl Manager {
                 return;
             }
             let published: Result<()> = async {
-                let kernels: Vec<KernelId> = batch.iter().map(|announcement| announcement.kernel).collect();
-                let names = self.store.reader().session_names(&kernels).await?;
+                let told = batch.iter_mut();
+                known.extend(
+                    told.filter_map(|announcement| Some((announcement.kernel, announcement.names.take()?))),
+                );
+                let kernels = batch.iter().map(|announcement| announcement.kernel);
+                let unknown: Vec<KernelId> = kernels.filter(|kernel| !known.contains_key(kernel)).collect();
+                known.extend(self.store.reader().session_names(&unknown).await?);
                 let payloads = batch.drain(..).filter_map(|announcement| {
-                    let (session, owner) = names.get(&announcement.kernel)?;
+                    let (session, owner) = match announcement.event {
+                        Lifecycle::Terminated => known.remove(&announcement.kernel)?,
+                        _ => known.get(&announcement.kernel)?.clone(),
+                    };
                     let event = SessionEvent {
                         id: String::new(),
                         event: announcement.event,
                         kernel: announcement.kernel,
-                        session: session.clone(),
-                        owner: owner.clone(),
+                        session,
+                        owner,
                         reason: announcement.reason,
                     };
                     Some(Bytes::from(serde_json::to_vec(&event).unwrap_or_default()))
@@ -178,6 +209,9 @@ impl Manager {
             if let Err(error) = published {
                 tracing::warn!(events = count, %error, "events of sessions could not be told");
                 batch.clear();
+            }
+            if known.len() > KEPT {
+                known.clear();
             }
         }
     }

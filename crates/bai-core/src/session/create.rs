@@ -101,7 +101,7 @@ impl Manager {
             };
             match recorded {
                 Recorded::New(kernel) => {
-                    self.announce(kernel.id, Lifecycle::Preparing, "");
+                    self.announce_new(&kernel);
                     return self.await_creation(&plan, *kernel).await;
                 }
                 // Somebody was faster; look at theirs.

@@ -286,6 +286,15 @@ impl Postgres {
         }
     }
 
+    /// The server's first process, whose children are all others. Not to be had of one with a disk of its own.
+    ///
+    /// # Errors
+    /// While it does not run.
+    pub fn process(&self) -> Result<u32> {
+        let noted = std::fs::read_to_string(self.folder.join("data/postmaster.pid"))?;
+        Ok(noted.lines().next().unwrap_or_default().parse()?)
+    }
+
     /// Fills the disk of a server that was started on one of its own, to the last byte.
     ///
     /// # Panics

@@ -94,15 +94,18 @@ pub async fn measure() -> Result<()> {
     let mut crowd = JoinSet::new();
     let begun = Instant::now();
     let mut made = Vec::new();
-    let load = manager
-        .load_during(async {
-            for number in 1..=REQUESTERS {
-                let requester = Requester::new(&site, number);
-                crowd.spawn(async move { requester?.create(0..usize::MAX, Some(begun + CROWD)).await });
-            }
-            made = crowd.join_all().await;
-        })
-        .await?;
+    let work = async {
+        for number in 1..=REQUESTERS {
+            let requester = Requester::new(&site, number);
+            crowd.spawn(async move { requester?.create(0..usize::MAX, Some(begun + CROWD)).await });
+        }
+        made = crowd.join_all().await;
+    };
+    let mut manager_load = Ok(0.0);
+    let database_load = load_during(|| site.database_time(), async {
+        manager_load = manager.load_during(work).await
+    });
+    let (database_load, manager_load) = (database_load.await?, manager_load?);
     let made: Vec<Vec<Made>> = made.into_iter().collect::<Result<_>>()?;
     let made: Vec<Duration> = made.iter().flatten().map(|made| made.took).collect();
     let rate = made.len() as f64 / begun.elapsed().as_secs_f64();
@@ -112,7 +115,8 @@ pub async fn measure() -> Result<()> {
         "2000/s",
     );
     table.row("their median", &millis(median(made)), "");
-    table.row("the manager meanwhile, of one core", &percent(load), "");
+    table.row("the manager meanwhile, of one core", &percent(manager_load), "");
+    table.row("the database meanwhile, of one core", &percent(database_load), "");
     table.print()
 }
 
@@ -362,6 +366,22 @@ impl Site {
         Process::start(&self.bai, &words)
     }
 
+    /// What the database has taken of a processor, in all its processes.
+    fn database_time(&self) -> Result<Duration> {
+        let server = self.postgres.process()?;
+        let mut taken = cpu_time(server)?;
+        for entry in fs::read_dir("/proc")? {
+            let Ok(process) = entry?.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            // Any of them may end meanwhile, and counts for the server then.
+            if stat(process, 1).is_ok_and(|parent| parent == server.to_string()) {
+                taken += cpu_time(process).unwrap_or_default();
+            }
+        }
+        Ok(taken)
+    }
+
     async fn until_alive(&self) -> Result<()> {
         let alive = "SELECT count(*) FROM agents WHERE status = 'ALIVE'";
         let all = async {
@@ -386,24 +406,34 @@ impl Process {
 
     /// How much of one core it takes while something goes on.
     async fn load_during(&self, work: impl Future<Output = ()>) -> Result<f64> {
-        let (before, begun) = (self.cpu_time()?, Instant::now());
-        work.await;
-        let used = self.cpu_time()?.saturating_sub(before);
-        Ok(used.as_secs_f64() / begun.elapsed().as_secs_f64())
+        load_during(|| cpu_time(self.0.id()), work).await
     }
+}
 
-    /// In user and system mode.
-    fn cpu_time(&self) -> Result<Duration> {
-        // What is before the last parenthesis may contain anything.
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let (_, fields) = stat.rsplit_once(')').context("a stat")?;
-        let ticks = |field: usize| -> Result<u64> {
-            let field = fields.split_whitespace().nth(field).context("a field")?;
-            Ok(field.parse()?)
-        };
-        // A tick is ten milliseconds wherever Linux runs.
-        Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
-    }
+/// How much of one core is taken while something goes on, by what has taken that much until now.
+async fn load_during(cpu_time: impl Fn() -> Result<Duration>, work: impl Future<Output = ()>) -> Result<f64> {
+    let (before, begun) = (cpu_time()?, Instant::now());
+    work.await;
+    let used = cpu_time()?.saturating_sub(before);
+    Ok(used.as_secs_f64() / begun.elapsed().as_secs_f64())
+}
+
+/// Of a process, and of its children that have ended, in user and system mode.
+fn cpu_time(process: u32) -> Result<Duration> {
+    let ticks = |field: usize| -> Result<u64> { Ok(stat(process, field)?.parse()?) };
+    // A tick is ten milliseconds wherever Linux runs.
+    Ok(Duration::from_millis(
+        10 * (ticks(11)? + ticks(12)? + ticks(13)? + ticks(14)?),
+    ))
+}
+
+/// A field of what the system tells of a process, counted from the one after its name.
+fn stat(process: u32, field: usize) -> Result<String> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name may contain anything.
+    let (_, fields) = stat.rsplit_once(')').context("a stat")?;
+    let field = fields.split_whitespace().nth(field).context("a field")?;
+    Ok(field.to_owned())
 }
 
 impl Drop for Process {
