@@ -187,10 +187,7 @@ impl Manager {
                 let unknown: Vec<KernelId> = kernels.filter(|kernel| !known.contains_key(kernel)).collect();
                 known.extend(self.store.reader().session_names(&unknown).await?);
                 let payloads = batch.drain(..).filter_map(|announcement| {
-                    let (session, owner) = match announcement.event {
-                        Lifecycle::Terminated => known.remove(&announcement.kernel)?,
-                        _ => known.get(&announcement.kernel)?.clone(),
-                    };
+                    let (session, owner) = known.get(&announcement.kernel)?.clone();
                     let event = SessionEvent {
                         id: String::new(),
                         event: announcement.event,

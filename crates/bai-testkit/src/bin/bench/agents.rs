@@ -62,7 +62,7 @@ pub async fn measure() -> Result<()> {
 
     // What registering them has left to do.
     sleep(Duration::from_secs(5)).await;
-    let load = manager.load_during(sleep(WATCHED)).await?;
+    let [load] = loads_during(|| Ok([cpu_time(manager.id())?]), sleep(WATCHED)).await?;
     table.row("heartbeats, of one core", &percent(load), "15 %");
 
     table.row(
@@ -101,11 +101,8 @@ pub async fn measure() -> Result<()> {
         }
         made = crowd.join_all().await;
     };
-    let mut manager_load = Ok(0.0);
-    let database_load = load_during(|| site.database_time(), async {
-        manager_load = manager.load_during(work).await
-    });
-    let (database_load, manager_load) = (database_load.await?, manager_load?);
+    let cpu_times = || Ok([cpu_time(manager.id())?, site.database_time()?]);
+    let [manager_load, database_load] = loads_during(cpu_times, work).await?;
     let made: Vec<Vec<Made>> = made.into_iter().collect::<Result<_>>()?;
     let made: Vec<Duration> = made.iter().flatten().map(|made| made.took).collect();
     let rate = made.len() as f64 / begun.elapsed().as_secs_f64();
@@ -404,18 +401,21 @@ impl Process {
         Ok(Self(command.spawn()?))
     }
 
-    /// How much of one core it takes while something goes on.
-    async fn load_during(&self, work: impl Future<Output = ()>) -> Result<f64> {
-        load_during(|| cpu_time(self.0.id()), work).await
+    fn id(&self) -> u32 {
+        self.0.id()
     }
 }
 
-/// How much of one core is taken while something goes on, by what has taken that much until now.
-async fn load_during(cpu_time: impl Fn() -> Result<Duration>, work: impl Future<Output = ()>) -> Result<f64> {
-    let (before, begun) = (cpu_time()?, Instant::now());
+/// How much of one core each takes while something goes on, of those whose time on a processor until now is told.
+async fn loads_during<const N: usize>(
+    cpu_times: impl Fn() -> Result<[Duration; N]>,
+    work: impl Future<Output = ()>,
+) -> Result<[f64; N]> {
+    let (before, begun) = (cpu_times()?, Instant::now());
     work.await;
-    let used = cpu_time()?.saturating_sub(before);
-    Ok(used.as_secs_f64() / begun.elapsed().as_secs_f64())
+    let (after, took) = (cpu_times()?, begun.elapsed());
+    let load = |each: usize| after[each].saturating_sub(before[each]).as_secs_f64() / took.as_secs_f64();
+    Ok(std::array::from_fn(load))
 }
 
 /// Of a process, and of its children that have ended, in user and system mode.
