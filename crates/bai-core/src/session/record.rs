@@ -14,18 +14,21 @@ use bai_store::agent::AgentRow;
 use bai_store::kernel::NewKernel;
 use bai_store::occupancy::Occupied;
 use bai_store::vfolder::VFolderRow;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::SessionCreate;
 use super::create::Project;
 use super::placement::{Favour, Room};
-use crate::fresh;
 use crate::image::Image;
 use crate::together::{Joint, Waiting};
 use crate::{Error, Identity, Manager, Result};
 
 /// How often sessions are placed anew because a name was taken or an agent has gone meanwhile.
 const MAX_ATTEMPTS: usize = 4;
+
+/// How long what live kernels occupy is believed ([`LastPlacement`]). To read it takes the longer the more of them there are,
+/// and all who place wait for it.
+const OCCUPIED_TTL: TimeDelta = TimeDelta::seconds(10);
 
 /// Whose session it is, and its name.
 type SessionKey = (AccessKey, String);
@@ -85,8 +88,8 @@ struct Site<'a> {
     names: HashSet<SessionKey>,
 }
 
-/// What live kernels occupy as this manager placed the last ones. It is believed for a short time, and only if nobody else
-/// has placed any since: what has ended meanwhile is still in it, so that no more is given out than there is. Who would be
+/// What live kernels occupy as this manager placed the last ones. It is believed for a while, and only if nobody else has
+/// placed any since: what has ended meanwhile is still in it, so that no more is given out than there is. Who would be
 /// refused by it is judged by the records.
 #[derive(Debug, Default)]
 pub(crate) struct LastPlacement(Mutex<Option<Known>>);
@@ -107,7 +110,7 @@ impl LastPlacement {
     /// Takes out what is known, for the turn with this number.
     fn take(&self, turn: i64, now: DateTime<Utc>) -> Option<Known> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let is_young = now.signed_duration_since(known.read_at) < fresh::TTL;
+        let is_young = now.signed_duration_since(known.read_at) < OCCUPIED_TTL;
         (known.turn + 1 == turn && is_young).then_some(Known { turn, ..known })
     }
 
