@@ -32,11 +32,13 @@ const AGENTS: usize = 1000;
 const ENDED: u32 = 50_000;
 const IMAGE: &str = "index.docker.io/lablup/lua:5.3-alpine3.8";
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
-/// How long heartbeats are watched, and how long sessions are made as fast as that goes.
+/// How long heartbeats are watched, and how long sessions that are made as fast as that goes.
 const WATCHED: Duration = Duration::from_secs(15);
 const CROWD: Duration = Duration::from_secs(10);
+/// How long that goes on before it is watched: until statements are prepared and planned for good on every connection.
+const WARMING_UP: Duration = Duration::from_secs(5);
 /// Requesters at the same time.
-const REQUESTERS: usize = 128;
+const REQUESTERS: usize = 256;
 /// Sessions that are made one after the other.
 const SINGLE: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,7 +64,7 @@ pub async fn measure() -> Result<()> {
 
     // What registering them has left to do.
     sleep(Duration::from_secs(5)).await;
-    let [load] = loads_during(|| Ok([cpu_time(manager.id())?]), sleep(WATCHED)).await?;
+    let [load] = loads_during(WATCHED, || Ok([cpu_time(manager.id())?])).await?;
     table.row("heartbeats, of one core", &percent(load), "15 %");
 
     table.row(
@@ -92,20 +94,20 @@ pub async fn measure() -> Result<()> {
     );
 
     let mut crowd = JoinSet::new();
-    let begun = Instant::now();
-    let mut made = Vec::new();
-    let work = async {
-        for number in 1..=REQUESTERS {
-            let requester = Requester::new(&site, number);
-            crowd.spawn(async move { requester?.create(0..usize::MAX, Some(begun + CROWD)).await });
-        }
-        made = crowd.join_all().await;
-    };
+    let begin = Instant::now() + WARMING_UP;
+    let end = begin + CROWD;
+    for number in 1..=REQUESTERS {
+        let requester = Requester::new(&site, number);
+        crowd.spawn(async move { requester?.create(0..usize::MAX, Some(end)).await });
+    }
+    sleep(WARMING_UP).await;
     let cpu_times = || Ok([cpu_time(manager.id())?, site.database_time()?]);
-    let [manager_load, database_load] = loads_during(cpu_times, work).await?;
-    let made: Vec<Vec<Made>> = made.into_iter().collect::<Result<_>>()?;
-    let made: Vec<Duration> = made.iter().flatten().map(|made| made.took).collect();
-    let rate = made.len() as f64 / begun.elapsed().as_secs_f64();
+    let [manager_load, database_load] = loads_during(CROWD, cpu_times).await?;
+    let made: Vec<Vec<Made>> = crowd.join_all().await.into_iter().collect::<Result<_>>()?;
+    let made = made.iter().flatten();
+    let made = made.filter(|made| (begin..end).contains(&made.done));
+    let made: Vec<Duration> = made.map(|made| made.took).collect();
+    let rate = made.len() as f64 / CROWD.as_secs_f64();
     table.row(
         &format!("sessions placed and started, {REQUESTERS} at a time"),
         &format!("{rate:.0}/s"),
@@ -165,9 +167,10 @@ impl Requester {
                 "no session: {status} {}",
                 String::from_utf8_lossy(&body)
             );
-            let took = begun.elapsed();
-            all.push(Made { at, took });
-            if until.is_some_and(|until| Instant::now() > until) {
+            let done = Instant::now();
+            let took = done - begun;
+            all.push(Made { at, took, done });
+            if until.is_some_and(|until| done > until) {
                 break;
             }
         }
@@ -180,6 +183,7 @@ struct Made {
     /// When it was asked for.
     at: DateTime<Utc>,
     took: Duration,
+    done: Instant,
 }
 
 /// Services, and a `manager.toml` for them.
@@ -210,7 +214,7 @@ impl Site {
             address: free()?,
             events: free()?,
         };
-        let (database, etcd) = (site.postgres.uri("postgres"), site.etcd.address());
+        let (database, etcd) = (site.postgres.socket_uri("postgres"), site.etcd.address());
         let config = format!(
             "[etcd]\nnamespace = 'bench'\naddr = '{etcd}'\n[bai]\ndatabase = '{database}'\n[manager]\nservice-addr = \
              '{}'\nevent-listen-addr = '{}'\n[logging]\nlevel = 'WARNING'\n",
@@ -406,13 +410,13 @@ impl Process {
     }
 }
 
-/// How much of one core each takes while something goes on, of those whose time on a processor until now is told.
+/// How much of one core each takes for a while, of those whose time on a processor until now is told.
 async fn loads_during<const N: usize>(
+    period: Duration,
     cpu_times: impl Fn() -> Result<[Duration; N]>,
-    work: impl Future<Output = ()>,
 ) -> Result<[f64; N]> {
     let (before, begun) = (cpu_times()?, Instant::now());
-    work.await;
+    sleep(period).await;
     let (after, took) = (cpu_times()?, begun.elapsed());
     let load = |each: usize| after[each].saturating_sub(before[each]).as_secs_f64() / took.as_secs_f64();
     Ok(std::array::from_fn(load))
